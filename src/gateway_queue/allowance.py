@@ -1,0 +1,218 @@
+"""How many session starts are left, by Discord's word or by our own count.
+
+Pure: every function takes ``now`` (seconds on one monotonic clock) and returns a value.
+No clock, no task, no I/O. Every rounding goes the late way.
+"""
+
+import math
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import ClassVar, Protocol, Self
+
+from gateway_queue.pace import late
+
+# Discord counts session starts per 24 hours:
+# https://discord.com/developers/docs/events/gateway#session-start-limit-object
+DAY = 86_400.0
+
+# How far Discord's count may lag behind the identifies we allowed. Grants of this
+# many seconds before a reading was sent are taken off it once more.
+READING_LAG = 60.0
+
+# How often the limits are read while little is left: others may use the token too.
+NEAR_RESERVE_REFRESH = 30.0
+
+# After a reset Discord's answer may still show the old window for a moment.
+AFTER_RESET = 1.0
+STALE_REFRESH = 5.0
+
+# More buckets than any bot has; keeps a nonsensical answer from starting a task each.
+MOST_BUCKETS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStartLimit:
+    """Discord's session start limit at the moment of one reading.
+
+    ``reset_after`` is in seconds (Discord sends milliseconds).
+    https://discord.com/developers/docs/events/gateway#session-start-limit-object
+    Raises ValueError, which says what is wrong, for numbers that cannot be true.
+    """
+
+    total: int
+    remaining: int
+    reset_after: float
+    max_concurrency: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_concurrency <= MOST_BUCKETS:
+            raise ValueError(f"max_concurrency is {self.max_concurrency}, not 1 to {MOST_BUCKETS}")
+        if not 0 <= self.remaining <= self.total:
+            raise ValueError(f"remaining is {self.remaining} of a total of {self.total}")
+        if not 0 <= self.reset_after < math.inf:
+            raise ValueError(f"reset_after is {self.reset_after} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Session starts that are never granted: a number, or a percentage of the total."""
+
+    amount: int
+    is_percentage: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raise ValueError unless ``text`` is like ``50`` or ``5%``, at most ``100%``."""
+        match = re.fullmatch(r"([0-9]{1,9})(%?)", text.strip())
+        if match is None or (match[2] and int(match[1]) > 100):
+            raise ValueError("neither a whole number nor a percentage from 0% to 100%")
+        return cls(int(match[1]), is_percentage=bool(match[2]))
+
+    def of(self, total: int) -> int:
+        if self.is_percentage:
+            return -(-total * self.amount // 100)
+        return self.amount
+
+    def __str__(self) -> str:
+        return f"{self.amount}%" if self.is_percentage else str(self.amount)
+
+
+class Usage(IntEnum):
+    """How much of the day's session starts is used; an operator alarms on the last two."""
+
+    NORMAL = 0
+    HALF_USED = 1
+    RESERVE_REACHED = 2
+
+
+class Allowance(Protocol):
+    """How many session starts may still be granted."""
+
+    read_from_discord: ClassVar[bool]
+
+    @property
+    def known(self) -> bool: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def reserved(self) -> int: ...
+    def remaining(self, now: float) -> int:
+        """Session starts left before Discord acts, the reserve among them."""
+        ...
+
+    def more_at(self, now: float) -> float:
+        """When a start may be granted: ``now`` or earlier if one may, inf if a reading decides."""
+        ...
+
+    def reset_after(self, now: float) -> float:
+        """Seconds until starts come back."""
+        ...
+
+    def spend(self, now: float) -> None: ...
+
+
+@dataclass(slots=True)
+class ReadAllowance:
+    """The session starts that Discord said remain, less what was granted since.
+
+    ``grants`` are the instants of grants that a reading may not show yet. A reset by
+    the clock changes nothing here: ``remaining`` rises only by a reading.
+    """
+
+    read_from_discord: ClassVar[bool] = True
+
+    reserve: Reserve
+    grants: deque[float] = field(default_factory=deque)
+    limit: SessionStartLimit | None = None
+    sent_at: float = -math.inf
+
+    def read(self, limit: SessionStartLimit, sent_at: float) -> None:
+        """Take the limit from a request that was sent at ``sent_at``."""
+        self.limit, self.sent_at = limit, sent_at
+        while self.grants and self.grants[0] < sent_at - READING_LAG:
+            self.grants.popleft()
+
+    def withdraw(self) -> None:
+        """Forget the limit: what it said is not true any more."""
+        self.limit = None
+
+    @property
+    def known(self) -> bool:
+        return self.limit is not None
+
+    @property
+    def total(self) -> int:
+        return self.limit.total if self.limit else 0
+
+    @property
+    def reserved(self) -> int:
+        return self.reserve.of(self.total)
+
+    def remaining(self, now: float) -> int:  # noqa: ARG002 - a reading decides, not the clock
+        return max(0, self.limit.remaining - len(self.grants)) if self.limit else 0
+
+    def more_at(self, now: float) -> float:
+        return now if self.known and self.remaining(now) > self.reserved else math.inf
+
+    def reset_after(self, now: float) -> float:
+        return max(0.0, self.sent_at + self.limit.reset_after - now) if self.limit else math.inf
+
+    def spend(self, now: float) -> None:
+        self.grants.append(now)
+
+    def read_again_at(self, now: float, refresh: float) -> float:
+        """When the limit is next to be read, given that it is read every ``refresh`` seconds."""
+        if self.limit is None:
+            return now
+        if self.remaining(now) - self.reserved <= self.total // 20:
+            refresh = min(refresh, NEAR_RESERVE_REFRESH)
+        again_at = self.sent_at + refresh
+        if self.limit.remaining < self.limit.total:
+            reset_at = self.sent_at + max(self.limit.reset_after, STALE_REFRESH - AFTER_RESET)
+            again_at = min(again_at, reset_at + AFTER_RESET)
+        return again_at
+
+
+@dataclass(slots=True)
+class CountedAllowance:
+    """Without a token: so many session starts in any 24 hours, counted by ourselves."""
+
+    read_from_discord: ClassVar[bool] = False
+
+    reserve: Reserve
+    total: int
+    grants: deque[float] = field(default_factory=deque)
+    known: bool = True
+
+    @property
+    def reserved(self) -> int:
+        return self.reserve.of(self.total)
+
+    def remaining(self, now: float) -> int:
+        while self.grants and late(self.grants[0] + DAY) <= now:
+            self.grants.popleft()
+        return max(0, self.total - len(self.grants))
+
+    def more_at(self, now: float) -> float:
+        if self.remaining(now) > self.reserved:
+            return now
+        too_many = len(self.grants) - (self.total - self.reserved)
+        return late(self.grants[too_many] + DAY) if too_many < len(self.grants) else math.inf
+
+    def reset_after(self, now: float) -> float:
+        return max(0.0, self.grants[0] + DAY - now) if self.grants else 0.0
+
+    def spend(self, now: float) -> None:
+        self.grants.append(now)
+
+
+def usage(allowance: Allowance, now: float) -> Usage:
+    """How much of what may be granted is used."""
+    remaining = allowance.remaining(now)
+    if remaining <= allowance.reserved:
+        return Usage.RESERVE_REACHED
+    if remaining <= allowance.total // 2:
+        return Usage.HALF_USED
+    return Usage.NORMAL

@@ -1,0 +1,136 @@
+"""What a request asks for, and the problems that it may have. Pure."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import parse_qsl, urlsplit
+
+# These never grant, with or without a shard.
+RESERVED = frozenset(
+    {
+        "/confirm",
+        "/dashboard",
+        "/gateway/bot",
+        "/healthz",
+        "/metrics",
+        "/openapi.json",
+        "/readyz",
+        "/status",
+    }
+)
+
+LARGEST_SHARD = 2**32 - 1
+LONGEST_WAIT = 86_400
+
+
+class Problem(Exception):  # noqa: N818 - what RFC 9457 calls it
+    """An error that the client is told of, with a detail that a person can act on."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        title = HTTPStatus(status).phrase
+        self.body = json.dumps({"title": title, "status": status, "detail": detail}).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request for a turn. ``wait``: tell the client to ask again after so many seconds."""
+
+    shard: int | None
+    wait: float | None = None
+    confirm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The shard has sent its identify; ``invalid_session``: Discord answered with an op 9."""
+
+    shard: int
+    invalid_session: bool
+
+
+def path_of(target: str) -> str:
+    """The path of a request target, which the client of a proxy sends as a whole URL.
+
+    Raises Problem for a target that is neither.
+    """
+    if target.startswith("/"):
+        return target
+    try:
+        url = urlsplit(target)
+    except ValueError:
+        raise Problem(400, "the request target is not a valid URL") from None
+    if target and url.scheme not in {"http", "https"}:
+        raise Problem(400, "the request target must be a path, for example /?shard=42")
+    return url.path or "/"
+
+
+def ask_of(path: str, query: bytes) -> Ask | None:
+    """The turn that is asked for; None if it is one of the pages.
+
+    Raises Problem for a turn that cannot be meant.
+    """
+    if path.rstrip("/") in RESERVED:
+        return None
+    given = _parameters(query, {"shard", "wait", "confirm"})
+    shard = _shard(given["shard"]) if "shard" in given else None
+    if shard is None and path != "/":
+        return None
+    if shard is None and len(given) > 0:
+        raise Problem(400, "wait and confirm need a shard, for example /?shard=42&wait=20")
+    return Ask(
+        shard,
+        wait=_wait(given["wait"]) if "wait" in given else None,
+        confirm=_choice("confirm", given.get("confirm", "false"), ("true", "false")) == "true",
+    )
+
+
+def confirmation_of(query: bytes) -> Confirmation:
+    """Raises Problem if it is not said well which shard has identified."""
+    given = _parameters(query, {"shard", "outcome"})
+    if "shard" not in given:
+        raise Problem(400, "shard is missing; confirm with POST /confirm?shard=42")
+    outcome = given.get("outcome")
+    if outcome is not None:
+        _choice("outcome", outcome, ("invalid_session",))
+    return Confirmation(_shard(given["shard"]), invalid_session=outcome is not None)
+
+
+def _parameters(query: bytes, names: set[str]) -> Mapping[str, str]:
+    given: dict[str, str] = {}
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+        if name not in names:
+            continue
+        if name in given:
+            raise Problem(400, f"{name} is given more than once; give it once per request")
+        given[name] = value
+    return given
+
+
+def _shard(text: str) -> int:
+    if re.fullmatch("[0-9]{1,10}", text) and int(text) <= LARGEST_SHARD:
+        return int(text)
+    raise Problem(
+        400,
+        f"shard is {text[:40]!r}; it must be a whole number from 0 to {LARGEST_SHARD},"
+        " for example /?shard=42",
+    )
+
+
+def _wait(text: str) -> float:
+    if re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,10})?", text) and 0 < float(text) <= LONGEST_WAIT:
+        return float(text)
+    raise Problem(
+        400,
+        f"wait is {text[:40]!r}; it must be a number of seconds above 0, at most {LONGEST_WAIT},"
+        " for example wait=20",
+    )
+
+
+def _choice(name: str, text: str, choices: tuple[str, ...]) -> str:
+    if text not in choices:
+        raise Problem(400, f"{name} is {text[:40]!r}; it must be {' or '.join(choices)}")
+    return text

@@ -1,0 +1,119 @@
+"""When a bucket may grant, and which shards share one.
+
+Pure: every function takes ``now`` (seconds on one monotonic clock) and returns a value.
+No clock, no task, no I/O. Every rounding goes the late way.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Self
+
+# One identify per 5 s and rate limit key:
+# https://discord.com/developers/docs/events/gateway#rate-limiting
+IDENTIFY_INTERVAL = 5.0
+
+# A client that will confirm has this long to identify, in which nobody else is granted.
+CONFIRM_HOLD = 10.0
+
+# What follows a confirmation: Discord's 5 s, and 0.3 s for the way of the identify.
+AFTER_CONFIRMATION = 5.3
+
+
+def late(instant: float) -> float:
+    """The next representable instant, so that a rounded sum never comes early."""
+    return math.nextafter(instant, math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which shards share a bucket: those with one rate limit key.
+
+    A cap joins whole keys, so that one key never falls into two buckets.
+    https://discord.com/developers/docs/events/gateway#sharding-max-concurrency
+    """
+
+    max_concurrency: int = 1
+    cap: int | None = None
+
+    @property
+    def buckets(self) -> int:
+        return min(self.max_concurrency, self.cap or self.max_concurrency)
+
+    def bucket_of(self, shard: int | None) -> int:
+        """The bucket of a shard; a request that names none belongs to bucket 0."""
+        return (shard or 0) % self.max_concurrency % self.buckets
+
+
+@dataclass(frozen=True, slots=True)
+class Spacing:
+    """The seconds between grants of one bucket.
+
+    ``interval`` follows a plain grant; it is more than Discord's 5 s because what counts
+    is when the identify arrives there. A grant to be confirmed is followed by ``hold``
+    until the confirmation, and then by ``confirmed``.
+    """
+
+    interval: float
+    hold: float
+    confirmed: float
+
+    @classmethod
+    def of(cls, interval: float) -> Self:
+        """The spacing for an interval; below Discord's 5 s, for tests, all of it shrinks."""
+        scale = min(1.0, interval / IDENTIFY_INTERVAL)
+        return cls(interval, max(interval, CONFIRM_HOLD * scale), AFTER_CONFIRMATION * scale)
+
+    def after_grant(self, *, confirm: bool) -> float:
+        return self.hold if confirm else self.interval
+
+
+@dataclass(slots=True)
+class Pace:
+    """When one bucket may grant.
+
+    A grant is *in hand* until its answer has been given to the socket. Nothing else
+    is granted meanwhile: if the event loop stalls between the two, the gap that the
+    clients see must not shrink.
+    """
+
+    spacing: Spacing
+    opens_at: float
+    in_hand: dict[int, float] = field(default_factory=dict)  # grant: seconds to keep after it
+    unconfirmed: int | None = None  # the grant whose confirmation ends the hold
+
+    @property
+    def ready_at(self) -> float:
+        """The instant from which the bucket may grant; unknown while a grant is in hand."""
+        return math.inf if self.in_hand else self.opens_at
+
+    def grant(self, number: int, now: float, *, confirm: bool = False) -> None:
+        seconds = self.spacing.after_grant(confirm=confirm)
+        self.opens_at = late(now + seconds)
+        self.in_hand[number] = seconds
+        self.unconfirmed = number if confirm else None
+
+    def handed_over(self, number: int, now: float) -> None:
+        seconds = self.in_hand.pop(number, None)
+        if seconds is not None:
+            self.opens_at = max(self.opens_at, late(now + seconds))
+
+    def confirm(self, number: int, now: float) -> None:
+        """The identify of a grant was sent by now: ends its hold, or moves the opening later."""
+        opens_at = late(now + self.spacing.confirmed)
+        self.in_hand.pop(number, None)
+        if number == self.unconfirmed:
+            self.unconfirmed = None
+            self.opens_at = opens_at
+        else:
+            self.opens_at = max(self.opens_at, opens_at)
+
+    @classmethod
+    def merged(cls, paces: Iterable[Self]) -> Self:
+        """The pace of a new bucket that may hold shards of any of the old ones."""
+        paces = list(paces)
+        return cls(
+            spacing=paces[0].spacing,
+            opens_at=max(pace.opens_at for pace in paces),
+            in_hand={number: s for pace in paces for number, s in pace.in_hand.items()},
+        )

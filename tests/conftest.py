@@ -1,0 +1,20 @@
+"""How the tests run: those in ``server`` on a mock clock, those with real sockets in real time."""
+
+from inspect import iscoroutinefunction
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from virtual import run_virtually
+
+VIRTUAL = Path(__file__).parent / "server"
+
+# On a shared machine an example may take its time.
+settings.register_profile("gateway-queue", deadline=None)
+settings.load_profile("gateway-queue")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(VIRTUAL) and iscoroutinefunction(getattr(item, "obj", None)):
+            item.add_marker(pytest.mark.trio(run=run_virtually), append=False)
