@@ -1,0 +1,228 @@
+"""The durable record of grants: counts session starts across restarts.
+
+One SQLite file per bot, written inline before each answer. Times are wall clock here,
+because they outlive the process; everywhere else they are seconds on the trio clock.
+The journal knows nothing of buckets' timing: every start is an unknown past, so spacing
+never depends on a file.
+"""
+
+import fcntl
+import math
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from gateway_queue.allowance import DAY
+
+# SQLite's header field that tells whose file this is ("GwyQ"), and the layout of ours.
+APPLICATION_ID = 0x47777951
+SCHEMA_VERSION = 1
+
+# What is older than a day is of no use; how often it is removed, in seconds.
+PRUNE_INTERVAL = 3600.0
+
+SCHEMA = """
+CREATE TABLE grants (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    granted_at REAL NOT NULL,  -- Unix time, seconds
+    shard INTEGER,             -- NULL: the request named none
+    bucket INTEGER NOT NULL,
+    confirm INTEGER NOT NULL   -- 1: the client was to say when it has identified
+);
+CREATE INDEX grants_granted_at ON grants (granted_at);
+"""
+
+
+class JournalError(Exception):
+    """The journal cannot be opened or written; the message says why and what to do."""
+
+
+class JournalHeldError(JournalError):
+    """Another process has the journal; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A grant of an earlier time, ``age`` seconds ago."""
+
+    number: int
+    age: float
+    shard: int | None
+    confirm: bool
+
+
+class Journal:
+    """An open journal. Its owner is the only process that writes it."""
+
+    def __init__(self, database: sqlite3.Connection, lock: int | None, name: str) -> None:
+        self._database = database
+        self._lock = lock
+        self._pruned_at = -math.inf
+        self.name = name
+
+    @classmethod
+    def in_memory(cls) -> Self:
+        """A journal that keeps nothing beyond this process."""
+        database = sqlite3.connect(":memory:", isolation_level=None)
+        database.executescript(SCHEMA)
+        return cls(database, None, "memory")
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """Open or create the journal and take its lock, which the kernel frees at our death.
+
+        Raises JournalHeldError while another process has it, JournalError where the file
+        cannot be used. A file that is not a journal of ours is never changed.
+        """
+        with _explained(path):
+            file = path.resolve()  # one lock, whatever the name it is called by
+            if file.is_dir():
+                raise IsADirectoryError(f"{file} is a directory, not a file")
+            if file.parent.is_file():
+                raise NotADirectoryError(f"{file.parent} is a file, not a directory")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = _locked(file.with_name(file.name + ".lock"))
+            try:
+                database = _opened(file)
+            except BaseException:
+                os.close(lock)
+                raise
+        return cls(database, lock, str(path))
+
+    def close(self) -> None:
+        self._database.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def record(self, shard: int | None, bucket: int, *, confirm: bool = False) -> int:
+        """Write one grant, durably enough to survive ``kill -9``, and return its number.
+
+        Raises JournalError when it cannot be written, and then nothing is.
+        """
+        now = time.time()
+        with _explained(self.name):
+            self._prune(now)
+            row = self._database.execute(
+                "INSERT INTO grants (granted_at, shard, bucket, confirm) VALUES (?, ?, ?, ?)"
+                " RETURNING number",
+                (now, shard, bucket, confirm),
+            ).fetchone()
+        return int(row[0])
+
+    def _prune(self, now: float) -> None:
+        if abs(now - self._pruned_at) > PRUNE_INTERVAL:
+            self._database.execute("DELETE FROM grants WHERE granted_at < ?", (now - DAY,))
+            self._pruned_at = now
+
+    def check(self) -> None:
+        """Raise JournalError unless the journal can be written."""
+        with _explained(self.name):
+            _write_nothing(self._database)
+
+    def counts_of_last_day(self) -> tuple[int, int]:
+        """How many grants the last 24 hours saw, and of how many shards."""
+        with _explained(self.name):
+            grants, shards = self._database.execute(
+                "SELECT count(*), count(DISTINCT shard) FROM grants WHERE granted_at >= ?",
+                (time.time() - DAY,),
+            ).fetchone()
+        return int(grants), int(shards)
+
+    def last_day(self) -> list[Past]:
+        """The grants of the last 24 hours, the oldest first.
+
+        A grant that seems to lie in the future (the clock was set back) counts as new.
+        """
+        now = time.time()
+        with _explained(self.name):
+            rows = self._database.execute(
+                "SELECT number, granted_at, shard, confirm FROM grants"
+                " WHERE granted_at >= ? ORDER BY granted_at",
+                (now - DAY,),
+            ).fetchall()
+        return [
+            Past(number, max(0.0, now - granted_at), shard, bool(confirm))
+            for number, granted_at, shard, confirm in rows
+        ]
+
+
+def _locked(path: Path) -> int:
+    """The descriptor of the lock file, in which the holder's name is for others to read."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    except BlockingIOError:
+        holder = os.read(lock, 1000).decode(errors="replace").strip() or "another process"
+        os.close(lock)
+        raise JournalHeldError(
+            f"the journal is in use by {holder} (lock file {path}); two servers on one"
+            " journal would grant twice. Stop that one, or give this one another journal"
+        ) from None
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    # Inline writes must never wait for a reader with an open transaction: no busy timeout.
+    database = sqlite3.connect(path, isolation_level=None, timeout=0)
+    try:
+        _check(database, path)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        _write_nothing(database)
+        # The clock was set back: what seems to lie ahead counts as new, and ages from now on.
+        now = time.time()
+        database.execute("UPDATE grants SET granted_at = ? WHERE granted_at > ?", (now, now))
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _write_nothing(database: sqlite3.Connection) -> None:
+    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _check(database: sqlite3.Connection, path: Path) -> None:
+    (application_id,) = database.execute("PRAGMA application_id").fetchone()
+    if not application_id and not database.execute("SELECT 1 FROM sqlite_master").fetchone():
+        database.executescript(
+            f"BEGIN; PRAGMA application_id = {APPLICATION_ID};"
+            f"PRAGMA user_version = {SCHEMA_VERSION}; {SCHEMA} COMMIT;"
+        )
+        return
+    if application_id != APPLICATION_ID:
+        raise JournalError(f"{path} is an SQLite file of another program; it was left as it is")
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version != SCHEMA_VERSION:
+        raise JournalError(
+            f"{path} was written by another version of gateway-queue (journal version {version},"
+            f" this one reads {SCHEMA_VERSION}); it was left as it is"
+        )
+    (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+
+
+@contextmanager
+def _explained(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        raise JournalError(f"cannot use the journal {path}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        raise JournalError(
+            f"the journal {path} is damaged ({error}); it was left as it is. Move it away to"
+            " start a new one: the session starts it counted are then forgotten"
+        ) from error

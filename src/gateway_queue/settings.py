@@ -1,0 +1,312 @@
+"""What the operator may set: by environment, by flag or by secret file.
+
+The fields below are the one list of settings: the command's flags, its help and the
+documentation's table are made from them.
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import httpx
+import platformdirs
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gateway_queue.allowance import MOST_BUCKETS, Reserve
+from gateway_queue.crash_loop import CrashLoop
+
+# Where Docker and Kubernetes put secrets.
+SECRETS = Path("/run/secrets")
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The message names it, what was given and what is allowed."""
+
+
+def _setting(
+    name: str, default: Any, meaning: str, allowed: str, *, secret: bool = False, **rules: Any
+) -> Any:
+    return Field(
+        default,
+        validation_alias=name,
+        description=meaning,
+        json_schema_extra={"allowed": allowed, "secret": secret},
+        **rules,
+    )
+
+
+def _token(text: str) -> str:
+    token = re.sub(r"^Bot(\s+|$)", "", text.strip())
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ValueError("white space or characters that no token has")
+    return token
+
+
+def _api_key(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text.strip()):
+        raise ValueError("white space, or characters that an HTTP header cannot have")
+    return text.strip()
+
+
+def _api(text: str) -> str:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise ValueError(str(error)) from None
+    try:
+        url.host.encode("idna")
+    except UnicodeError:
+        raise ValueError("no host can have such a name") from None
+    if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.query:
+        raise ValueError("not such a URL")
+    return text.rstrip("/")
+
+
+def _journal(text: str) -> Path | Literal["sqlite", "memory"]:
+    if text in {"sqlite", "memory"}:
+        return cast("Literal['sqlite', 'memory']", text)
+    kind, _, path = text.partition(":")
+    if kind != "sqlite" or path.strip() in {"", ":memory:"}:
+        raise ValueError("none of these")
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _reserve(value: object) -> Reserve:
+    return value if isinstance(value, Reserve) else Reserve.parse(str(value))
+
+
+def _crash_loop(value: object) -> CrashLoop | None:
+    return value if isinstance(value, CrashLoop | None) else CrashLoop.parse(str(value))
+
+
+class Settings(BaseSettings):
+    """The settings of one server."""
+
+    model_config = SettingsConfigDict(
+        enable_decoding=False,  # no setting is JSON
+        env_ignore_empty=True,  # an empty variable, as compose files have them, is not set
+        extra="ignore",
+        frozen=True,
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+    )
+
+    host: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = _setting(
+        "HOST", "127.0.0.1", "address to listen on", "an address or a host name"
+    )
+    port: int = _setting(
+        "PORT",
+        8000,
+        "port to listen on; 0 picks a free one and logs it",
+        "a whole number from 0 to 65535",
+        ge=0,
+        le=65535,
+    )
+    token: Annotated[SecretStr, BeforeValidator(_token)] | None = _setting(
+        "DISCORD_TOKEN",
+        None,
+        "the bot's token, with which the limits are read from Discord",
+        "a bot token in one line, with or without the 'Bot ' prefix",
+        secret=True,
+    )
+    api: Annotated[str, BeforeValidator(_api)] = _setting(
+        "GATEWAY_QUEUE_DISCORD_API",
+        "https://discord.com/api/v10",
+        "Discord's API, or a REST proxy for it",
+        "an http or https URL without user, password or query",
+    )
+    interval: float = _setting(
+        "GATEWAY_QUEUE_INTERVAL",
+        5.5,
+        "seconds between two grants of a bucket; Discord wants 5 at its end",
+        "a number of seconds above 0, at most 3600",
+        gt=0,
+        le=3600,
+        allow_inf_nan=False,
+    )
+    max_concurrency: int | None = _setting(
+        "GATEWAY_QUEUE_MAX_CONCURRENCY",
+        None,
+        "without a token the number of buckets (1 unless set); with one an upper cap",
+        f"a whole number from 1 to {MOST_BUCKETS}",
+        ge=1,
+        le=MOST_BUCKETS,
+    )
+    daily_starts: int = _setting(
+        "GATEWAY_QUEUE_DAILY_STARTS",
+        1000,
+        "without a token: session starts in any 24 hours",
+        "a whole number from 1 to 1000000",
+        ge=1,
+        le=1_000_000,
+    )
+    reserve: Annotated[Reserve, PlainValidator(_reserve)] = _setting(
+        "GATEWAY_QUEUE_RESERVE",
+        Reserve(5, is_percentage=True),
+        "session starts that are never granted, out of the day's",
+        "a whole number, or a percentage from 0% to 100%",
+    )
+    refresh: float = _setting(
+        "GATEWAY_QUEUE_REFRESH",
+        300.0,
+        "seconds between readings of the limits",
+        "a number of seconds from 15 to 86400",
+        ge=15,
+        le=86_400,
+        allow_inf_nan=False,
+    )
+    seat_ttl: float = _setting(
+        "GATEWAY_QUEUE_SEAT_TTL",
+        60.0,
+        "seconds for which the seat of a client that left is kept",
+        "a number of seconds from 0 to 86400",
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+    )
+    crash_loop: Annotated[CrashLoop | None, PlainValidator(_crash_loop)] = _setting(
+        "GATEWAY_QUEUE_CRASH_LOOP",
+        CrashLoop(6, 600),
+        "a shard granted more often than this is in a crash loop and is slowed down",
+        "GRANTS/SECONDS, for example 6/600, or off",
+    )
+    api_key: Annotated[SecretStr, BeforeValidator(_api_key)] | None = _setting(
+        "GATEWAY_QUEUE_API_KEY",
+        None,
+        "what clients must send as 'Authorization: Bearer KEY'; none: everybody may ask",
+        "letters, digits and signs of ASCII without white space",
+        secret=True,
+    )
+    journal: Annotated[Path | Literal["sqlite", "memory"], PlainValidator(_journal)] = _setting(
+        "GATEWAY_QUEUE_JOURNAL",
+        "sqlite",
+        "where grants are recorded; 'sqlite' is a file in the user's state directory",
+        "sqlite, sqlite:PATH or memory",
+    )
+    shutdown_grace: float = _setting(
+        "GATEWAY_QUEUE_SHUTDOWN_GRACE",
+        5.0,
+        "seconds for which waiting requests are still served after SIGTERM",
+        "a number of seconds from 0 to 3600",
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "GATEWAY_QUEUE_LOG_LEVEL",
+        "info",
+        "least severe events to log",
+        "debug, info, warning or error",
+    )
+    log_format: Literal["console", "json"] = _setting(
+        "GATEWAY_QUEUE_LOG_FORMAT",
+        "console",
+        "lines for people, or JSON objects for machines",
+        "console or json",
+    )
+
+    @property
+    def journal_path(self) -> Path | None:
+        """The journal's file, one per bot; None if it is kept in memory."""
+        if self.journal == "memory":
+            return None
+        if isinstance(self.journal, Path):
+            return self.journal
+        state = platformdirs.user_state_path("gateway-queue", appauthor=False)
+        return state / f"{bot_of(self.token)}.sqlite"
+
+
+def load(**flags: str) -> Settings:
+    """Read the settings; ``flags``, by the settings' names, win over the environment.
+
+    Raises SettingsError for the first setting that is wrong.
+    """
+    try:
+        settings = Settings(**flags)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+    if settings.token is None and settings.reserve.of(settings.daily_starts) >= (
+        settings.daily_starts
+    ):
+        raise SettingsError(
+            f"GATEWAY_QUEUE_RESERVE={settings.reserve} leaves nothing of"
+            f" GATEWAY_QUEUE_DAILY_STARTS={settings.daily_starts}, so no shard could ever start;"
+            " allowed: less than that"
+        )
+    return settings
+
+
+def bot_of(token: SecretStr | None) -> str:
+    """A name for the bot's journal: the application id that its token starts with."""
+    if token is None:
+        return "no-token"
+    secret = token.get_secret_value()
+    head = secret.partition(".")[0]
+    try:
+        application_id = base64.b64decode(head + "=" * (-len(head) % 4), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        application_id = ""
+    if re.fullmatch("[0-9]{1,20}", application_id):
+        return application_id
+    # Not a token as Discord makes them (a REST proxy may have its own): name it by a digest.
+    return "token-" + hashlib.sha256(secret.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What there is to know of one setting, for the help, the errors and the documentation."""
+
+    name: str
+    default: str
+    meaning: str
+    allowed: str
+    is_secret: bool
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.removeprefix("GATEWAY_QUEUE_").lower().replace("_", "-")
+
+
+def describe() -> list[Setting]:
+    """All settings, in the order in which they are to be shown."""
+    described = []
+    for field in Settings.model_fields.values():
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict)  # noqa: S101 - `_setting` made it
+        described.append(
+            Setting(
+                name=str(field.validation_alias),
+                default="none" if field.default is None else str(field.default).removesuffix(".0"),
+                meaning=field.description or "",
+                allowed=str(extra["allowed"]),
+                is_secret=bool(extra["secret"]),
+            )
+        )
+    return described
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    setting = next(setting for setting in describe() if setting.name == name)
+    given = (
+        f"what {name} is set to"
+        if setting.is_secret
+        else f"{name}={re.sub('//.*@', '//***@', str(first['input']))}"
+    )
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{given} is not allowed ({reason}); allowed: {setting.allowed}"

@@ -1,0 +1,378 @@
+"""The journal outlives the process, the clock's steps and a bad disk, and harms no file."""
+
+import os
+import resource
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway_queue.allowance import DAY
+from gateway_queue.journal import APPLICATION_ID, SCHEMA_VERSION, Journal, JournalError
+from gateway_queue.journal import JournalHeldError as Held
+
+NOW = 1_800_000_000.0
+HOUR = 3600.0
+
+
+class WallClock:
+    """What `time.time` says; set ``now`` to step it."""
+
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    clock = WallClock()
+    monkeypatch.setattr("time.time", clock)
+    return clock
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with closing(Journal.at(path)) as journal:
+        yield journal
+
+
+def shards(journal: Journal) -> list[int | None]:
+    return [past.shard for past in journal.last_day()]
+
+
+def ages(journal: Journal) -> list[float]:
+    return [past.age for past in journal.last_day()]
+
+
+def rows(path: Path) -> int:
+    """How many grants the file holds, whatever their age."""
+    with closing(sqlite3.connect(path)) as database:
+        (count,) = database.execute("SELECT count(*) FROM grants").fetchone()
+    return int(count)
+
+
+def make_sqlite_file(path: Path, *, application_id: int = 0, version: int = 0) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA application_id = {application_id}")
+        database.execute(f"PRAGMA user_version = {version}")
+        database.execute("CREATE TABLE letters (a, b)")
+
+
+class TestRecord:
+    def test_it_can_be_read_back(self, journal: Journal, clock: WallClock) -> None:
+        number = journal.record(7, bucket=3, confirm=True)
+        clock.now += 2
+        journal.record(None, bucket=0)
+        clock.now += 10
+        first, second = journal.last_day()
+        assert (first.number, first.shard, first.confirm, first.age) == (number, 7, True, 12)
+        assert (second.shard, second.confirm, second.age) == (None, False, 10)
+
+    def test_it_survives_reopening(self, path: Path) -> None:
+        with closing(Journal.at(path)) as journal:
+            numbers = [journal.record(shard, 0) for shard in (1, 2**32 - 1)]
+        with closing(Journal.at(path)) as journal:
+            assert shards(journal) == [1, 2**32 - 1]
+            assert journal.record(3, 0) not in numbers
+
+    def test_it_survives_kill_9_which_also_frees_the_journal(self, path: Path) -> None:
+        victim = f"""
+import os, pathlib, signal
+from gateway_queue.journal import Journal
+journal = Journal.at(pathlib.Path({str(path)!r}))
+for shard in range(3):
+    journal.record(shard, 0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+        killed = subprocess.run([sys.executable, "-c", victim], check=False)
+        assert killed.returncode < 0
+        with closing(Journal.at(path)) as journal:
+            assert shards(journal) == [0, 1, 2]
+
+    def test_a_day_later_it_counts_no_more_and_soon_it_is_gone(
+        self, journal: Journal, path: Path, clock: WallClock
+    ) -> None:
+        journal.record(1, 0)
+        clock.now += DAY - 1
+        journal.record(2, 0)
+        assert shards(journal) == [1, 2]
+        clock.now += 2
+        assert shards(journal) == [2]
+        clock.now += 2 * HOUR
+        journal.record(3, 0)
+        assert rows(path) == 2
+
+    def test_it_counts_the_day(self, journal: Journal, clock: WallClock) -> None:
+        assert journal.counts_of_last_day() == (0, 0)
+        journal.record(9, 0)
+        clock.now += DAY + 1
+        for shard in (1, 2, 2, None):
+            journal.record(shard, 0)
+        assert journal.counts_of_last_day() == (4, 2)
+
+    def test_it_needs_no_file_where_nothing_is_to_be_kept(self) -> None:
+        with closing(Journal.in_memory()) as journal:
+            journal.record(1, 0)
+            journal.check()
+            assert shards(journal) == [1]
+            assert journal.name == "memory"
+
+    def test_it_holds_nothing_but_the_grants(self, journal: Journal, path: Path) -> None:
+        journal.record(1, 0)
+        with closing(sqlite3.connect(path)) as database:
+            columns = database.execute("SELECT name FROM pragma_table_info('grants')").fetchall()
+            tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            assert [name for (name,) in tables if not name.startswith("sqlite_")] == ["grants"]
+        assert {name for (name,) in columns} == {
+            "number",
+            "granted_at",
+            "shard",
+            "bucket",
+            "confirm",
+        }
+
+
+class TestWallClock:
+    def test_a_grant_in_the_future_counts_as_new(self, journal: Journal, clock: WallClock) -> None:
+        journal.record(1, 0)
+        clock.now -= HOUR
+        assert ages(journal) == [0.0]
+
+    def test_a_grant_is_older_after_a_step_forward(
+        self, journal: Journal, clock: WallClock
+    ) -> None:
+        journal.record(1, 0)
+        clock.now += HOUR
+        assert ages(journal) == [HOUR]
+
+    def test_a_grant_in_the_far_future_is_forgotten_a_day_after_the_clock_was_mended(
+        self, path: Path, clock: WallClock
+    ) -> None:
+        clock.now = NOW + 10 * 365 * DAY
+        with closing(Journal.at(path)) as journal:
+            journal.record(1, 0)
+        clock.now = NOW
+        with closing(Journal.at(path)) as journal:
+            assert ages(journal) == [0.0]
+        clock.now = NOW + DAY + 1
+        with closing(Journal.at(path)) as journal:
+            assert ages(journal) == []
+
+    @settings(max_examples=50)
+    @given(st.lists(st.floats(-2 * HOUR, 2 * HOUR), max_size=10))
+    def test_whatever_the_steps_no_grant_of_the_day_is_lost(self, steps: list[float]) -> None:
+        clock = WallClock()
+        with patch("time.time", clock), closing(Journal.in_memory()) as journal:
+            for shard, step in enumerate(steps):
+                journal.record(shard, 0)
+                clock.now += step
+            past = journal.last_day()
+            assert {grant.shard for grant in past} == set(range(len(steps)))
+            assert all(0 <= grant.age <= DAY for grant in past)
+            assert ages(journal) == sorted(ages(journal), reverse=True)
+
+    @settings(max_examples=50)
+    @given(st.lists(st.floats(-2 * DAY, 2 * DAY), max_size=10))
+    def test_whatever_the_steps_no_number_comes_twice(self, steps: list[float]) -> None:
+        clock = WallClock()
+        numbers = []
+        with patch("time.time", clock), closing(Journal.in_memory()) as journal:
+            for step in steps:
+                numbers.append(journal.record(1, 0))
+                clock.now += step
+        assert len(set(numbers)) == len(numbers)
+
+
+class TestLock:
+    def test_a_second_one_is_told_who_has_the_journal(self, journal: Journal, path: Path) -> None:
+        with pytest.raises(Held, match=f"process {os.getpid()} on {socket.gethostname()}"):
+            Journal.at(path)
+        journal.record(1, 0)
+        assert shards(journal) == [1]
+
+    def test_a_second_one_takes_over_when_the_first_has_closed(self, path: Path) -> None:
+        with closing(Journal.at(path)) as first:
+            first.record(1, 0)
+            with pytest.raises(Held):
+                Journal.at(path)
+        with closing(Journal.at(path)) as second:
+            assert shards(second) == [1]
+
+    def test_a_refused_file_is_not_held(self, path: Path) -> None:
+        path.write_bytes(b"not a journal")
+        with pytest.raises(JournalError):
+            Journal.at(path)
+        path.unlink()
+        Journal.at(path).close()
+
+    def test_another_name_of_the_file_does_not_help(
+        self, journal: Journal, path: Path, tmp_path: Path
+    ) -> None:
+        journal.record(1, 0)
+        other_name = tmp_path / "link.sqlite"
+        other_name.symlink_to(path)
+        with pytest.raises(Held), closing(Journal.at(other_name)):
+            pass
+
+    def test_readers_disturb_nobody(self, journal: Journal, path: Path) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM grants").fetchall()
+            journal.record(1, 0)
+        assert shards(journal) == [1]
+
+    def test_another_writer_fails_a_record_at_once_and_for_that_time_only(
+        self, journal: Journal, path: Path
+    ) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            began_at = time.perf_counter()
+            for use in (lambda: journal.record(1, 0), journal.check):
+                with pytest.raises(JournalError, match="locked"):
+                    use()
+            assert time.perf_counter() - began_at < 2
+        journal.record(2, 0)
+        assert shards(journal) == [2]
+
+
+class TestRefusedFile:
+    """It stays as it is, byte for byte, and the message says why and what to do."""
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"not a database, and it never was one\n",
+            b"SQLite format 3\0" + b"\xff" * 4096,
+            b"\0" * 8192,
+            b"too short",
+        ],
+    )
+    def test_no_database(self, path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        with pytest.raises(JournalError, match=f"{path} is damaged.*Move it away"):
+            Journal.at(path)
+        assert path.read_bytes() == content
+
+    @pytest.mark.parametrize("damaged_at", [4096, 8192])
+    def test_a_damaged_journal(self, path: Path, damaged_at: int) -> None:
+        with closing(Journal.at(path)) as journal:
+            for shard in range(500):
+                journal.record(shard, 0)
+        content = bytearray(path.read_bytes())
+        content[damaged_at : damaged_at + 500] = b"\xff" * 500
+        path.write_bytes(content)
+        with pytest.raises(JournalError, match=r"(?s)is damaged.*Move it away"):
+            Journal.at(path)
+        assert path.read_bytes() == content
+
+    def test_half_a_journal(self, path: Path) -> None:
+        with closing(Journal.at(path)) as journal:
+            for shard in range(500):
+                journal.record(shard, 0)
+        os.truncate(path, path.stat().st_size // 2)
+        content = path.read_bytes()
+        with pytest.raises(JournalError, match="is damaged"):
+            Journal.at(path)
+        assert path.read_bytes() == content
+
+    def test_the_database_of_another_program(self, path: Path) -> None:
+        make_sqlite_file(path, application_id=1, version=SCHEMA_VERSION)
+        content = path.read_bytes()
+        with pytest.raises(JournalError, match="of another program; it was left as it is"):
+            Journal.at(path)
+        assert path.read_bytes() == content
+
+    def test_the_database_of_another_program_without_tables(self, path: Path) -> None:
+        make_sqlite_file(path, application_id=1)
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("DROP TABLE letters")
+        with pytest.raises(JournalError, match="of another program"):
+            Journal.at(path).close()
+
+    def test_a_journal_of_a_newer_version(self, path: Path) -> None:
+        make_sqlite_file(path, application_id=APPLICATION_ID, version=SCHEMA_VERSION + 1)
+        content = path.read_bytes()
+        with pytest.raises(JournalError, match=f"version {SCHEMA_VERSION + 1}.*left as it is"):
+            Journal.at(path)
+        assert path.read_bytes() == content
+
+
+class TestUnusablePlace:
+    def test_missing_folders_are_made(self, tmp_path: Path) -> None:
+        Journal.at(tmp_path / "some" / "folders" / "journal.sqlite").close()
+
+    def test_a_folder_in_place_of_the_file(self, path: Path) -> None:
+        path.mkdir()
+        with pytest.raises(JournalError, match=f"cannot use the journal {path}"):
+            Journal.at(path)
+
+    def test_a_file_in_place_of_a_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("I was here first")
+        for path in (tmp_path / "file" / "journal", tmp_path / "file" / "folder" / "journal"):
+            with pytest.raises(JournalError, match=f"cannot use the journal {path}"):
+                Journal.at(path)
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/",
+            "..",
+            "a" * 256,
+        ],
+    )
+    def test_a_path_that_no_file_can_have(
+        self, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        with pytest.raises(JournalError, match=f"cannot use the journal {path}"):
+            Journal.at(Path(path))
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file of this process can be written: root minds no permissions, but this."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+class TestFullDisk:
+    def test_what_cannot_be_written_is_not_recorded(self, journal: Journal, path: Path) -> None:
+        journal.record(1, 0)
+        with full_disk():
+            for _ in range(3):
+                with pytest.raises(JournalError, match=f"cannot use the journal {path}"):
+                    journal.record(2, 0)
+                with pytest.raises(JournalError):
+                    journal.check()
+            assert shards(journal) == [1]
+        journal.check()
+        journal.record(3, 0)
+        assert shards(journal) == [1, 3]
+        journal.close()
+        with closing(Journal.at(path)) as again:
+            assert shards(again) == [1, 3]
+
+    def test_a_journal_that_cannot_be_made_is_not_held(self, path: Path) -> None:
+        with full_disk(), pytest.raises(JournalError, match=f"cannot use the journal {path}"):
+            Journal.at(path)
+        Journal.at(path).close()

@@ -1,0 +1,316 @@
+"""A wrong setting stops the start with words that help, and no secret ever shows."""
+
+import base64
+import os
+import traceback
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from gateway_queue.allowance import Reserve
+from gateway_queue.crash_loop import CrashLoop
+from gateway_queue.settings import Setting, Settings, SettingsError, bot_of, describe, load
+
+APPLICATION_ID = "1234567890123456789"
+TOKEN = base64.b64encode(APPLICATION_ID.encode()).decode().rstrip("=") + ".GhIjKl.s3cret_s3cret"
+API_KEY = "open-sesame"
+
+DEFAULTS = {
+    "HOST": "127.0.0.1",
+    "PORT": "8000",
+    "DISCORD_TOKEN": "none",
+    "GATEWAY_QUEUE_DISCORD_API": "https://discord.com/api/v10",
+    "GATEWAY_QUEUE_INTERVAL": "5.5",
+    "GATEWAY_QUEUE_MAX_CONCURRENCY": "none",
+    "GATEWAY_QUEUE_DAILY_STARTS": "1000",
+    "GATEWAY_QUEUE_RESERVE": "5%",
+    "GATEWAY_QUEUE_REFRESH": "300",
+    "GATEWAY_QUEUE_SEAT_TTL": "60",
+    "GATEWAY_QUEUE_CRASH_LOOP": "6/600",
+    "GATEWAY_QUEUE_API_KEY": "none",
+    "GATEWAY_QUEUE_JOURNAL": "sqlite",
+    "GATEWAY_QUEUE_SHUTDOWN_GRACE": "5",
+    "GATEWAY_QUEUE_LOG_LEVEL": "info",
+    "GATEWAY_QUEUE_LOG_FORMAT": "console",
+}
+SECRETS = {"DISCORD_TOKEN", "GATEWAY_QUEUE_API_KEY"}
+
+WRONG = [
+    ("HOST", ""),
+    ("HOST", " "),
+    ("PORT", "http"),
+    ("PORT", "-1"),
+    ("PORT", "65536"),
+    ("PORT", "80.5"),
+    ("PORT", ""),
+    ("GATEWAY_QUEUE_DISCORD_API", "discord.com"),
+    ("GATEWAY_QUEUE_DISCORD_API", "ftp://discord.com"),
+    ("GATEWAY_QUEUE_DISCORD_API", "https://"),
+    ("GATEWAY_QUEUE_DISCORD_API", "https://discord.com/api?v=10"),
+    ("GATEWAY_QUEUE_DISCORD_API", "https://discord.com:port"),
+    ("GATEWAY_QUEUE_DISCORD_API", "https://discord..com"),
+    ("GATEWAY_QUEUE_INTERVAL", "0"),
+    ("GATEWAY_QUEUE_INTERVAL", "-1"),
+    ("GATEWAY_QUEUE_INTERVAL", "nan"),
+    ("GATEWAY_QUEUE_INTERVAL", "inf"),
+    ("GATEWAY_QUEUE_INTERVAL", "3600.1"),
+    ("GATEWAY_QUEUE_INTERVAL", "5,5"),
+    ("GATEWAY_QUEUE_MAX_CONCURRENCY", "0"),
+    ("GATEWAY_QUEUE_MAX_CONCURRENCY", "10001"),
+    ("GATEWAY_QUEUE_MAX_CONCURRENCY", "none"),
+    ("GATEWAY_QUEUE_DAILY_STARTS", "0"),
+    ("GATEWAY_QUEUE_DAILY_STARTS", "1000001"),
+    ("GATEWAY_QUEUE_RESERVE", "200%"),
+    ("GATEWAY_QUEUE_RESERVE", "-1"),
+    ("GATEWAY_QUEUE_RESERVE", "5.5%"),
+    ("GATEWAY_QUEUE_REFRESH", "14.9"),
+    ("GATEWAY_QUEUE_REFRESH", "86401"),
+    ("GATEWAY_QUEUE_REFRESH", "nan"),
+    ("GATEWAY_QUEUE_SEAT_TTL", "-1"),
+    ("GATEWAY_QUEUE_SEAT_TTL", "inf"),
+    ("GATEWAY_QUEUE_CRASH_LOOP", "6"),
+    ("GATEWAY_QUEUE_CRASH_LOOP", "0/600"),
+    ("GATEWAY_QUEUE_CRASH_LOOP", "on"),
+    ("GATEWAY_QUEUE_JOURNAL", "sqlite:"),
+    ("GATEWAY_QUEUE_JOURNAL", "postgres:x"),
+    ("GATEWAY_QUEUE_JOURNAL", "/var/lib/journal"),
+    ("GATEWAY_QUEUE_JOURNAL", "sqlite::memory:"),
+    ("GATEWAY_QUEUE_JOURNAL", "sqlite:~nobody-of-this-name/journal"),
+    ("GATEWAY_QUEUE_SHUTDOWN_GRACE", "-0.1"),
+    ("GATEWAY_QUEUE_SHUTDOWN_GRACE", "3601"),
+    ("GATEWAY_QUEUE_LOG_LEVEL", "loud"),
+    ("GATEWAY_QUEUE_LOG_FORMAT", "xml"),
+]
+
+
+@pytest.fixture(autouse=True)
+def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment without settings, and a folder in place of /run/secrets."""
+    for name in list(os.environ):
+        if name.upper() in DEFAULTS:
+            monkeypatch.delenv(name)
+    monkeypatch.setitem(Settings.model_config, "secrets_dir", tmp_path)
+    return tmp_path
+
+
+def by_name(name: str) -> Setting:
+    return next(setting for setting in describe() if setting.name == name)
+
+
+class TestDescription:
+    def test_it_has_every_setting_of_the_contract_with_its_default(self) -> None:
+        assert {setting.name: setting.default for setting in describe()} == DEFAULTS
+        assert len(describe()) == len(Settings.model_fields)
+
+    def test_it_has_words_for_each(self) -> None:
+        for setting in describe():
+            assert setting.meaning
+            assert setting.allowed
+
+    def test_it_knows_the_secrets(self) -> None:
+        assert {setting.name for setting in describe() if setting.is_secret} == SECRETS
+
+    def test_flags_are_named_like_the_variables(self) -> None:
+        assert by_name("PORT").flag == "--port"
+        assert by_name("GATEWAY_QUEUE_SHUTDOWN_GRACE").flag == "--shutdown-grace"
+        assert len({setting.flag for setting in describe()}) == len(DEFAULTS)
+
+    @pytest.mark.parametrize(
+        "name",
+        [name for name, default in DEFAULTS.items() if default != "none"],
+    )
+    def test_each_default_may_be_given(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(name, DEFAULTS[name])
+        assert load() == load(**{name: DEFAULTS[name]}) == Settings()
+
+
+class TestWrongSetting:
+    @pytest.mark.parametrize(("name", "given"), WRONG)
+    def test_the_message_names_it_what_was_given_and_what_is_allowed(
+        self, name: str, given: str
+    ) -> None:
+        with pytest.raises(SettingsError) as caught:
+            load(**{name: given})
+        words = str(caught.value)
+        assert words.startswith(f"{name}={given} is not allowed")
+        assert words.endswith(f"allowed: {by_name(name).allowed}")
+        assert "\n" not in words
+
+    @pytest.mark.parametrize(
+        ("name", "given"),
+        [
+            ("PORT", "http"),
+            ("GATEWAY_QUEUE_CRASH_LOOP", "6"),
+            ("GATEWAY_QUEUE_RESERVE", "200%"),
+            ("GATEWAY_QUEUE_RESERVE", "1e3"),
+        ],
+    )
+    def test_it_is_the_same_wherever_it_comes_from(
+        self, name: str, given: str, secrets: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(SettingsError) as of_flag:
+            load(**{name: given})
+        (secrets / name).write_text(given + "\n")
+        with pytest.raises(SettingsError) as of_file:
+            load()
+        (secrets / name).unlink()
+        monkeypatch.setenv(name, given)
+        with pytest.raises(SettingsError) as of_variable:
+            load()
+        assert str(of_flag.value) == str(of_variable.value) == str(of_file.value)
+
+    @pytest.mark.parametrize(
+        ("reserve", "starts"), [("100%", "1000"), ("50", "50"), ("51", "50"), ("99%", "10")]
+    )
+    def test_a_reserve_of_everything_could_start_no_shard(self, reserve: str, starts: str) -> None:
+        given = {"GATEWAY_QUEUE_RESERVE": reserve, "GATEWAY_QUEUE_DAILY_STARTS": starts}
+        with pytest.raises(SettingsError, match=f"RESERVE={reserve}.*DAILY_STARTS={starts}"):
+            load(**given)
+        # What Discord allows is not known yet.
+        assert load(**given, DISCORD_TOKEN=TOKEN).reserve == Reserve.parse(reserve)
+
+
+class TestSource:
+    def test_a_flag_wins_over_a_variable_and_that_over_a_file(
+        self, secrets: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (secrets / "PORT").write_text("1")
+        assert load().port == 1
+        monkeypatch.setenv("PORT", "2")
+        assert load().port == 2
+        assert load(PORT="3").port == 3
+
+    def test_an_empty_variable_is_not_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in DEFAULTS:
+            monkeypatch.setenv(name, "")
+        assert load() == Settings()
+
+    @pytest.mark.parametrize("name", sorted(SECRETS))
+    def test_an_empty_secret_file_is_a_mistake(self, name: str, secrets: Path) -> None:
+        (secrets / name).write_text("\n")
+        with pytest.raises(SettingsError, match=name):
+            load()
+
+    @pytest.mark.parametrize("name", ["DISCORD_TOKEN", "discord_token"])
+    def test_a_secret_may_come_from_a_file(self, name: str, secrets: Path) -> None:
+        (secrets / name).write_text(f"Bot {TOKEN}\n")
+        token = load().token
+        assert token is not None
+        assert token.get_secret_value() == TOKEN
+
+    def test_what_is_no_setting_is_no_matter(
+        self, secrets: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (secrets / "kubernetes.io").mkdir()
+        (secrets / "other_secret").write_text("of another program")
+        monkeypatch.setenv("GATEWAY_QUEUE_FUTURE", "1")
+        assert load() == Settings()
+
+
+class TestSecret:
+    @pytest.mark.parametrize("given", [TOKEN, f"Bot {TOKEN}", f" Bot  {TOKEN}\r\n", f"{TOKEN}\n"])
+    def test_a_token_is_stripped_of_its_prefix_and_of_white_space(self, given: str) -> None:
+        token = load(DISCORD_TOKEN=given).token
+        assert token is not None
+        assert token.get_secret_value() == TOKEN
+
+    @pytest.mark.parametrize(
+        "token",
+        [
+            " ",
+            "two words",
+            "two\nlines",
+            "tökén",
+            f"Bearer {TOKEN}",
+            "Bot ",
+        ],
+    )
+    def test_a_wrong_token_is_refused_without_showing_it(self, token: str) -> None:
+        with pytest.raises(SettingsError, match="DISCORD_TOKEN") as caught:
+            load(DISCORD_TOKEN=token)
+        assert by_name("DISCORD_TOKEN").allowed in str(caught.value)
+        assert token.strip() in {"", "Bot"} or token not in str(caught.value)
+
+    @given(st.sampled_from(sorted(SECRETS)), st.text(st.characters(codec="utf-8"), min_size=1))
+    def test_no_secret_shows_in_an_error_or_its_traceback(self, name: str, junk: str) -> None:
+        secret = f"xyzzy-{junk}-plugh"
+        try:
+            shown = repr(load(**{name: secret}))
+        except SettingsError as error:
+            shown = "".join(traceback.format_exception(error))
+        assert "xyzzy" not in shown
+        assert "plugh" not in shown
+
+    def test_no_secret_shows_in_the_settings(self) -> None:
+        settings = load(DISCORD_TOKEN=TOKEN, GATEWAY_QUEUE_API_KEY=API_KEY)
+        shown = f"{settings!r} {settings!s}"
+        for secret in ("s3cret", "GhIjKl", API_KEY):
+            assert secret not in shown
+
+    def test_no_secret_shows_where_another_setting_is_wrong(self) -> None:
+        with pytest.raises(SettingsError) as caught:
+            load(DISCORD_TOKEN=TOKEN, GATEWAY_QUEUE_API_KEY=API_KEY, PORT="http")
+        shown = "".join(traceback.format_exception(caught.value))
+        assert "s3cret" not in shown
+        assert API_KEY not in shown
+
+    def test_a_password_in_a_url_is_refused_without_showing_it(self) -> None:
+        with pytest.raises(SettingsError, match="without user, password") as caught:
+            load(GATEWAY_QUEUE_DISCORD_API="https://proxy:open-sesame@localhost/api/v10")
+        assert "open-sesame" not in str(caught.value)
+
+
+class TestValue:
+    def test_the_url_of_the_api_may_end_in_a_slash(self) -> None:
+        assert load(GATEWAY_QUEUE_DISCORD_API="http://[::1]:80/api/").api == "http://[::1]:80/api"
+
+    def test_a_crash_loop_may_be_off(self) -> None:
+        assert load(GATEWAY_QUEUE_CRASH_LOOP="off").crash_loop is None
+        assert load(GATEWAY_QUEUE_CRASH_LOOP="3/60").crash_loop == CrashLoop(3, 60.0)
+
+
+class TestJournalPath:
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        return tmp_path
+
+    def test_it_is_named_by_the_application_id_of_the_token(self, home: Path) -> None:
+        path = load(DISCORD_TOKEN=TOKEN).journal_path
+        assert path == home / "state" / "gateway-queue" / f"{APPLICATION_ID}.sqlite"
+
+    def test_without_a_token_it_says_so(self) -> None:
+        path = load().journal_path
+        assert path is not None
+        assert path.name == "no-token.sqlite"
+
+    def test_it_may_be_anywhere(self, home: Path) -> None:
+        assert load(GATEWAY_QUEUE_JOURNAL="sqlite:j").journal_path == Path.cwd() / "j"
+        assert load(GATEWAY_QUEUE_JOURNAL="sqlite:/srv/j").journal_path == Path("/srv/j")
+        assert load(GATEWAY_QUEUE_JOURNAL="sqlite:~/j").journal_path == home / "j"
+
+    def test_memory_has_none(self) -> None:
+        assert load(GATEWAY_QUEUE_JOURNAL="memory").journal_path is None
+
+    @given(st.integers(1, 2**63).map(str), st.booleans())
+    def test_any_application_id_is_read(self, application_id: str, padded: bool) -> None:  # noqa: FBT001
+        head = base64.b64encode(application_id.encode()).decode()
+        token = (head if padded else head.rstrip("=")) + ".rest.of_it"
+        assert bot_of(SecretStr(token)) == application_id
+
+    @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1))
+    def test_any_token_names_a_file_of_its_own_and_never_shows(self, text: str) -> None:
+        secret = f"{text}.s3cret"
+        name = bot_of(SecretStr(secret))
+        assert name == bot_of(SecretStr(secret))
+        assert Path(name).name == name
+        assert "s3cret" not in name
+        assert name != bot_of(None)
+
+    def test_two_tokens_of_a_proxy_have_two_journals(self) -> None:
+        assert bot_of(SecretStr("proxy-token-a")) != bot_of(SecretStr("proxy-token-b"))
+        assert bot_of(SecretStr("proxy-token-a")).startswith("token-")
