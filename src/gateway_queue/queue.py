@@ -1,0 +1,228 @@
+"""The queue: tells each shard when it may identify.
+
+It leads each request to its bucket and back, keeps the buckets as Discord's
+max_concurrency has them, and knows how everybody stands.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal
+
+import structlog
+import trio
+
+from gateway_queue.allowance import SessionStartLimit
+from gateway_queue.buckets import Bucket
+from gateway_queue.line import Line, respread
+from gateway_queue.metrics import Metrics
+from gateway_queue.pace import Layout, Pace, Spacing
+from gateway_queue.starts import Obstacle, Starts
+from gateway_queue.turn import Turn
+
+log = structlog.get_logger()
+
+Reason = Literal[Obstacle, "interval", "crash_loop", "ending"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What else Discord's ``GET /gateway/bot`` says, for the sharders that ask us for it."""
+
+    url: str
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a waiting request stands; ``expected_in`` is in seconds, None if nobody can know."""
+
+    position: int
+    expected_in: float | None
+    reason: Reason
+
+
+class Queue:
+    """All buckets of a bot.
+
+    ``interval`` and ``seat_ttl`` are in seconds. What happened before the queue was made
+    is unknown, so every bucket opens one interval later.
+    """
+
+    def __init__(
+        self, *, starts: Starts, layout: Layout, interval: float, seat_ttl: float, metrics: Metrics
+    ) -> None:
+        self.starts = starts
+        self.layout = layout
+        self.metrics = metrics
+        self.spacing = Spacing.of(interval)
+        self.started_at = trio.current_time()
+        self.ending = False
+        self.gateway: Gateway | None = None
+        self._seat_ttl = seat_ttl
+        self._seats = count(1)
+        self._resized = trio.Event()
+        self._warned_of_numberless = False
+        opens_at = max(self.started_at + interval, starts.latest_unconfirmed + self.spacing.hold)
+        self.buckets = [
+            self._bucket(index, Pace(self.spacing, opens_at)) for index in range(layout.buckets)
+        ]
+
+    async def run(self) -> None:
+        """Run the buckets' tasks, for ever."""
+        while True:
+            async with trio.open_nursery() as nursery:
+                for bucket in self.buckets:
+                    nursery.start_soon(bucket.run, name=f"bucket {bucket.index}")
+                await self._resized.wait()
+                self._resized = trio.Event()
+                nursery.cancel_scope.cancel()
+
+    def turn(self, shard: int | None, *, confirm: bool = False, patient: bool = False) -> Turn:
+        """A turn that waits in the line of the shard's bucket, to be used as a context."""
+        if shard is None:
+            self._warn_of_numberless()
+        turn = Turn(shard, confirm=confirm, patient=patient, done=self._done)
+        self.bucket_of(shard).hand_in.send_nowait(turn)
+        if patient and self.ending:
+            turn.waiting.cancel()
+        return turn
+
+    def bucket_of(self, shard: int | None) -> Bucket:
+        return self.buckets[self.layout.bucket_of(shard)]
+
+    def read(self, limit: SessionStartLimit, gateway: Gateway, sent_at: float) -> None:
+        """Take Discord's answer to a request that was sent at ``sent_at``."""
+        self.gateway = gateway
+        self.starts.read(limit, sent_at)
+        if limit.max_concurrency != self.layout.max_concurrency:
+            self._resize(Layout(limit.max_concurrency, self.layout.cap))
+        for bucket in self.buckets:
+            bucket.look_again()
+
+    def confirm(self, shard: int, *, invalid_session: bool = False) -> bool:
+        """The shard has sent the identify of its latest grant; False if there is no such grant.
+
+        It may be said again, at READY for example. ``invalid_session``: Discord answered it
+        with an op 9.
+        """
+        now = trio.current_time()
+        grant = self.starts.latest(shard, now)
+        if grant is None:
+            return False
+        bucket = self.bucket_of(shard)
+        bucket.pace.confirm(grant.number, now)
+        bucket.look_again()
+        if invalid_session:
+            self.metrics.invalid_sessions.inc()
+            log.warning("invalid_session_reported", shard=shard, bucket=bucket.index)
+        return True
+
+    def end(self) -> None:
+        """From now on tell the patient to ask again later; the others go on waiting."""
+        self.ending = True
+        for bucket in self.buckets:
+            bucket.take_arrivals()
+            for turn in bucket.line:
+                if turn.patient:
+                    turn.waiting.cancel()
+
+    def standing(self, turn: Turn) -> Standing:
+        """How one waiting request stands."""
+        now = trio.current_time()
+        bucket = self._seat(turn)
+        return self._standing(bucket, turn, bucket.line.position(turn), now)
+
+    def standings(self, bucket: Bucket) -> Iterator[tuple[Turn, Standing]]:
+        """How everybody in a bucket stands, in the order of seats."""
+        now = trio.current_time()
+        for position, turn in enumerate(list(bucket.line), 1):
+            yield turn, self._standing(bucket, turn, position, now)
+
+    def _standing(self, bucket: Bucket, turn: Turn, position: int, now: float) -> Standing:
+        eligible_at = self.starts.eligible_at(turn.shard)
+        reason: Reason | None = self.starts.obstacle(now)
+        if self.ending:
+            reason = "ending"
+        elif reason is None:
+            reason = "crash_loop" if eligible_at > now else "interval"
+        at = max(bucket.granted_at(position, now), eligible_at)
+        waiting = sum(bucket.line.waiting for bucket in self.buckets)
+        left = self.starts.left(now)
+        enough = left >= waiting or left > sum(
+            bucket.grants_before(at, now) for bucket in self.buckets
+        )
+        return Standing(position, at - now if enough else None, reason)
+
+    def _seat(self, turn: Turn) -> Bucket:
+        bucket = self.bucket_of(turn.shard)
+        if turn.seated:
+            return bucket
+        returns = bucket.line.arrive(turn)
+        turn.seated = True
+        say = log.debug if returns else log.info
+        say(
+            "identify_returned" if returns else "identify_queued",
+            shard=turn.shard,
+            bucket=bucket.index,
+            position=bucket.line.position(turn),
+        )
+        return bucket
+
+    def _done(self, turn: Turn) -> None:
+        now = trio.current_time()
+        if turn.grant is None:
+            bucket = self._seat(turn)
+            if not bucket.line.away:
+                bucket.look_again()  # from now on there is a seat to be forgotten one day
+            bucket.line.leave(turn, now)
+            if turn.was_put_off:
+                log.debug("identify_put_off", shard=turn.shard)
+            else:
+                self.metrics.abandoned.inc()
+                log.info("identify_left", shard=turn.shard, waited=round(now - turn.arrived_at, 3))
+            return
+        for bucket in self.buckets:  # after a resize it may be in hand in all of them
+            if turn.grant in bucket.pace.in_hand:
+                bucket.pace.handed_over(turn.grant, now)
+                bucket.look_again()
+
+    def _resize(self, layout: Layout) -> None:
+        old, self.layout = self.buckets, layout
+        self.buckets = [
+            self._bucket(index, Pace.merged(bucket.pace for bucket in old))
+            for index in range(layout.buckets)
+        ]
+        respread(
+            [bucket.line for bucket in old],
+            [bucket.line for bucket in self.buckets],
+            layout.bucket_of,
+        )
+        for bucket in old:
+            bucket.take_arrivals()
+        self._resized.set()
+        log.info(
+            "buckets_changed",
+            max_concurrency=layout.max_concurrency,
+            buckets=layout.buckets,
+            before=len(old),
+        )
+
+    def _bucket(self, index: int, pace: Pace) -> Bucket:
+        return Bucket(
+            index,
+            pace=pace,
+            line=Line(self._seats, self._seat_ttl),
+            starts=self.starts,
+            metrics=self.metrics,
+            seat=self._seat,
+        )
+
+    def _warn_of_numberless(self) -> None:
+        if len(self.buckets) > 1 and not self._warned_of_numberless:
+            self._warned_of_numberless = True
+            log.warning(
+                "shard_missing",
+                hint="a request named no shard, so it waits in bucket 0; with several buckets"
+                " that is not exact. Ask with /?shard=N",
+            )

@@ -1,0 +1,78 @@
+"""A queue and its app in this process, on a mock clock that jumps to the next deadline."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+
+import trio
+from asgi import Client
+from background import background
+
+from gateway_queue.allowance import (
+    Allowance,
+    CountedAllowance,
+    ReadAllowance,
+    Reserve,
+    SessionStartLimit,
+)
+from gateway_queue.crash_loop import CrashLoop
+from gateway_queue.journal import Journal
+from gateway_queue.metrics import Metrics
+from gateway_queue.pace import Layout
+from gateway_queue.queue import Gateway, Queue
+from gateway_queue.starts import Starts
+from gateway_queue.web import create_app
+
+INTERVAL = 5.5
+GATEWAY = Gateway(url="wss://gateway.test", shards=1)
+MOMENT = 0.001  # enough for trio to run what is runnable, in the order in which it became so
+
+
+def limit(
+    remaining: int = 1000,
+    total: int = 1000,
+    max_concurrency: int = 1,
+    reset_after: float = 86_400,
+) -> SessionStartLimit:
+    return SessionStartLimit(total, remaining, reset_after, max_concurrency)
+
+
+@asynccontextmanager
+async def serving(
+    *,
+    buckets: int = 1,
+    cap: int | None = None,
+    interval: float = INTERVAL,
+    starts: int = 1000,
+    reserve: str = "0",
+    seat_ttl: float = 60.0,
+    token: bool = False,
+    crash_loop: str = "off",
+    api_key: str | None = None,
+    journal: Journal | None = None,
+) -> AsyncIterator[Client]:
+    """Serve a new queue; with a token, nothing is granted before `queue.read`."""
+    allowance: Allowance
+    if token:
+        allowance = ReadAllowance(Reserve.parse(reserve))
+    else:
+        allowance = CountedAllowance(Reserve.parse(reserve), starts)
+    journal = journal or Journal.in_memory()
+    app = create_app()
+    app.api_key = api_key
+    app.queue = Queue(
+        starts=Starts(
+            allowance=allowance,
+            journal=journal,
+            crash_loop=CrashLoop.parse(crash_loop),
+            retry=interval,
+        ),
+        metrics=Metrics(),
+        layout=Layout(buckets, cap),
+        interval=interval,
+        seat_ttl=seat_ttl,
+    )
+    # A dead-locked test would spin on the mock clock for ever; this ends it at once.
+    with trio.fail_after(40 * 24 * 3600), closing(journal):
+        async with background() as nursery:
+            nursery.start_soon(app.queue.run)
+            yield Client(app, nursery)

@@ -1,0 +1,96 @@
+"""One shard that starts again and again is slowed down alone, and the token is safe."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import trio
+from asgi import Client
+from background import background
+from serving import GATEWAY, INTERVAL, MOMENT, limit, serving
+from structlog.testing import capture_logs
+
+from gateway_queue.journal import Journal
+
+
+async def crash(client: Client, shard: int, granted: list[float]) -> None:
+    """A shard that is ended right after each identify."""
+    while True:
+        granted.append((await client.get(f"/?shard={shard}")).at)
+        await trio.sleep(0.2)
+
+
+async def test_a_shard_in_a_crash_loop_is_slowed_down_and_nobody_else() -> None:
+    async with serving(crash_loop="6/600") as client, background() as nursery:
+        looping: list[float] = []
+        nursery.start_soon(crash, client, 0, looping)
+        await trio.sleep(60)
+        assert len(looping) == 7
+        others = [await client.get(f"/?shard={shard}") for shard in range(1, 5)]
+        assert others[-1].at - others[0].at == pytest.approx(3 * INTERVAL)
+        await trio.sleep(4 * 3600)
+        pauses = [round(later - earlier) for earlier, later in pairwise(looping)]
+        assert pauses[6:11] == [60, 120, 240, 480, 960]
+
+
+async def test_it_keeps_its_rank_and_holds_up_nobody() -> None:
+    async with serving(crash_loop="1/600") as client:
+        for _ in range(2):
+            await client.get("/?shard=0")
+        slowed = client.ask("/?shard=0")
+        await trio.sleep(MOMENT)
+        other = await client.get("/?shard=1")
+        assert slowed.answer is None
+        assert (await slowed.answered()).at > other.at
+
+
+async def test_it_is_remembered_across_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    async with serving(crash_loop="2/600", journal=Journal.at(path)) as client:
+        for _ in range(3):
+            await client.get("/?shard=0")
+    async with serving(crash_loop="2/600", journal=Journal.at(path)) as client:
+        started_at = trio.current_time()
+        assert (await client.get("/?shard=1")).at - started_at == pytest.approx(INTERVAL)
+        assert (await client.get("/?shard=0")).at - started_at > 30
+
+
+async def test_an_operator_sees_who_is_slowed_down() -> None:
+    async with serving(crash_loop="1/600") as client:
+        for _ in range(2):
+            await client.get("/?shard=7")
+        (slowed,) = json.loads((await client.get("/status")).body)["slowed_down"]
+        assert (slowed["shard"], slowed["level"]) == (7, 1)
+        assert slowed["eligible_in"] == pytest.approx(60)
+        assert b"gateway_queue_slowed_shards 1.0" in (await client.get("/metrics")).body
+
+
+async def test_each_raise_of_its_level_is_logged() -> None:
+    with capture_logs() as logs:
+        async with serving(crash_loop="2/600") as client:
+            for _ in range(4):
+                await client.get("/?shard=0")
+    raised = [entry for entry in logs if entry["event"] == "crash_loop"]
+    assert [(entry["shard"], entry["level"]) for entry in raised] == [(0, 1), (0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "first_hour", "day"),
+    [("6/600", 192, 560), ("off", 950, 950)],
+)
+async def test_a_fleet_in_a_crash_loop_never_costs_the_token(
+    rule: str, first_hour: int, day: int
+) -> None:
+    """16 shards crash for a day against 1,000 starts, of which 50 are the reserve."""
+    async with serving(token=True, crash_loop=rule, reserve="5%") as client:
+        client.app.queue.read(limit(max_concurrency=16), GATEWAY, trio.current_time())
+        granted: list[float] = []
+        async with background() as nursery:
+            for shard in range(16):
+                nursery.start_soon(crash, client, shard, granted)
+            await trio.sleep(3600)
+            assert len(granted) == pytest.approx(first_hour, abs=16)
+            await trio.sleep(23 * 3600)
+            assert len(granted) == pytest.approx(day, abs=16)
+            assert len(granted) <= 950
