@@ -1,0 +1,60 @@
+"""The app for the ``hypercorn`` command: ``hypercorn -k trio gateway_queue.asgi:app``.
+
+The core lives in the app's lifespan. ``gateway-queue`` is to be preferred: the
+``hypercorn`` command exits 0 though its worker crashed, has a backlog of 100 unless told
+otherwise, and knows no grace but ``--graceful-timeout``. ``HOST`` and ``PORT`` are its
+``--bind``.
+"""
+
+from typing import Any
+
+import structlog
+import trio
+from hypercorn.utils import LifespanFailureError
+from quart_trio.asgi import TrioASGILifespan
+
+from gateway_queue import connection, log, server
+from gateway_queue.queue import Queue
+from gateway_queue.settings import Settings, load
+from gateway_queue.web import create_app
+
+
+class Lifespan(TrioASGILifespan):
+    async def __call__(self, receive: Any, send: Any) -> None:
+        # Hypercorn's receive is a method of its lifespan, which has the configuration.
+        if receive.__self__.config.workers > 1:
+            await receive()  # Hypercorn loses an error from before its first event
+            raise LifespanFailureError(
+                "startup", "the queue is one process: run it with --workers 1"
+            )
+        await super().__call__(receive, send)
+
+
+app = create_app()
+app.asgi_lifespan_class = Lifespan
+core = trio.CancelScope()
+connection.repair()
+
+
+@app.before_serving
+async def start() -> None:
+    settings = load()
+    log.configure(settings.log_level, settings.log_format)
+    app.api_key = settings.api_key.get_secret_value() if settings.api_key else None
+    app.queue = await app.nursery.start(_run_core, settings)
+    server.announce(settings, app.queue, "as given to hypercorn")
+
+
+@app.after_serving
+async def stop() -> None:
+    core.cancel()
+
+
+async def _run_core(settings: Settings, *, task_status: trio.TaskStatus[Queue]) -> None:
+    try:
+        with core:
+            await server.run_core(settings, task_status=task_status)
+    except Exception as error:
+        # Anything else that is raised here Hypercorn logs, and goes on serving.
+        structlog.get_logger().exception("core_crashed")
+        raise LifespanFailureError("running", str(error)) from error

@@ -1,0 +1,182 @@
+"""Reads the session start limit from Discord, and keeps it fresh.
+
+``GET /gateway/bot`` is the only request this server makes.
+https://discord.com/developers/docs/events/gateway#get-gateway-bot
+"""
+
+import math
+import random
+from typing import Annotated
+
+import httpx
+import structlog
+import trio
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway_queue import __version__
+from gateway_queue.allowance import ReadAllowance, SessionStartLimit
+from gateway_queue.queue import Gateway, Queue
+
+log = structlog.get_logger()
+
+TIMEOUT = 10.0
+
+# Pauses between tries while the limits cannot be read: doubled from the first to the
+# longest, each shortened by a random part so that a fleet does not ask in step.
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
+
+# However long Discord says to wait, an operator will have mended something within this.
+LONGEST_RETRY_AFTER = 3600.0
+
+# How long to sleep before looking again whether a reading is due: grants may bring it
+# forward.
+NAP = 15.0
+
+
+class TokenRefusedError(Exception):
+    """Discord answered 401 or 403: the token is wrong or was reset."""
+
+
+class UnreadableError(Exception):
+    """The limits could not be read this time. ``retry_after`` is in seconds."""
+
+    def __init__(self, why: str, retry_after: float = 0.0) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
+
+
+# Beyond any number that Discord may mean, and still exact as a float.
+Sane = Annotated[int, Field(ge=0, le=2**50)]
+
+
+class _Limit(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    total: Sane
+    remaining: Sane
+    reset_after: Sane  # milliseconds
+    max_concurrency: Sane
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    url: str
+    shards: int
+    session_start_limit: _Limit
+
+
+def client(api: str, token: str) -> httpx.AsyncClient:
+    """A client for Discord's API at ``api``; ``token`` is without the ``Bot`` prefix."""
+    return httpx.AsyncClient(
+        base_url=api,
+        timeout=TIMEOUT,
+        headers={
+            "Authorization": f"Bot {token}",
+            "User-Agent": f"DiscordBot (gateway-queue, {__version__})",
+        },
+    )
+
+
+async def read_limit(discord: httpx.AsyncClient) -> tuple[SessionStartLimit, Gateway]:
+    """Read the session start limit, and what comes with it, once.
+
+    Raises TokenRefusedError for a dead token, UnreadableError for whatever may pass.
+    """
+    try:
+        response = await discord.get("gateway/bot")
+    except httpx.HTTPError as error:
+        raise UnreadableError(f"no answer ({type(error).__name__}: {error})") from error
+    if response.status_code in {401, 403}:
+        raise TokenRefusedError(f"Discord answered {response.status_code} to the token")
+    if response.status_code != 200:
+        raise UnreadableError(f"it answered {response.status_code}", _retry_after(response))
+    try:
+        answer = _Answer.model_validate_json(response.content)
+        said = answer.session_start_limit
+        limit = SessionStartLimit(
+            total=said.total,
+            remaining=said.remaining,
+            reset_after=said.reset_after / 1000,
+            max_concurrency=said.max_concurrency,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the answer"
+        raise UnreadableError(f"it makes no sense: {where}: {first['msg']}") from None
+    except ValueError as error:
+        raise UnreadableError(f"it makes no sense: {error}") from None
+    return limit, Gateway(answer.url, answer.shards)
+
+
+async def keep_limits_fresh(discord: httpx.AsyncClient, queue: Queue, refresh: float) -> None:
+    """Read the limits now, every ``refresh`` seconds and as often as they need, for ever.
+
+    Raises TokenRefusedError if the token is refused before it was ever accepted: to go on
+    asking with a dead token gets an address banned. If it is refused later, nothing is
+    granted until it is accepted again.
+    """
+    allowance = queue.starts.allowance
+    if not isinstance(allowance, ReadAllowance):
+        raise TypeError("the session starts are counted here, not read from Discord")
+    failures = 0
+    was_read = False
+    while True:
+        sent_at = trio.current_time()
+        try:
+            limit, gateway = await read_limit(discord)
+        except TokenRefusedError as error:
+            if not was_read:
+                raise
+            allowance.withdraw()
+            queue.metrics.refresh_failures.inc()
+            log.error("token_refused", error=str(error), hint="was the token reset?")
+            await trio.sleep(refresh)
+            continue
+        except UnreadableError as error:
+            failures += 1
+            queue.metrics.refresh_failures.inc()
+            pause = _pause(failures, error.retry_after)
+            log.log(
+                30 if failures == 1 else 10,
+                "limits_unreadable",
+                error=str(error),
+                retry_after=round(pause, 1),
+                failures=failures,
+                using="the last known limits" if allowance.known else "none: nothing is granted",
+            )
+            await trio.sleep(pause)
+            continue
+        was_read = True
+        if failures or not allowance.known:
+            log.info(
+                "limits_read",
+                total=limit.total,
+                remaining=limit.remaining,
+                reset_after=round(limit.reset_after),
+                max_concurrency=limit.max_concurrency,
+            )
+        failures = 0
+        queue.read(limit, gateway, sent_at)
+        await _until_due(allowance, refresh)
+
+
+async def _until_due(allowance: ReadAllowance, refresh: float) -> None:
+    now = trio.current_time()
+    while now < (due := allowance.read_again_at(now, refresh)):
+        await trio.sleep(min(due - now, NAP))
+        now = trio.current_time()
+
+
+def _pause(failures: int, retry_after: float) -> float:
+    longest = min(FIRST_PAUSE * 2.0 ** min(failures - 1, 10), LONGEST_PAUSE)
+    return max(retry_after, longest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+
+
+def _retry_after(response: httpx.Response) -> float:
+    try:
+        seconds = float(response.headers.get("Retry-After", "0"))
+    except ValueError:
+        return 0.0  # a date; the back-off serves
+    return min(seconds, LONGEST_RETRY_AFTER) if 0 < seconds < math.inf else 0.0

@@ -1,0 +1,305 @@
+"""What a server's ``/status`` says, for a terminal.
+
+Pure: from the JSON to what rich can print; no clock, no terminal, no I/O. What is printed
+is ASCII but for the bar, and the bar too where the terminal's encoding has no more.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from heapq import nlargest
+from typing import Annotated
+
+from pydantic import FiniteFloat, StringConstraints, TypeAdapter, ValidationError
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+# More lines than this nobody reads; the rest is summed up.
+MOST_BUCKETS_SHOWN = 16
+MOST_SLOWED_SHOWN = 8
+HEAD = ("1st", "2nd", "3rd")
+
+WIDEST_BAR = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    known: bool
+    source: str
+    total: int
+    remaining: int
+    reserve: int
+    reset_after: FiniteFloat | None
+    max_concurrency: int
+
+    @property
+    def used(self) -> int:
+        return max(0, self.total - self.remaining)
+
+    @property
+    def left(self) -> int:
+        """How many may still be granted."""
+        return max(0, self.remaining - self.reserve)
+
+    @property
+    def kept(self) -> int:
+        """What is left of the reserve."""
+        return max(0, min(self.remaining, self.reserve))
+
+
+@dataclass(frozen=True, slots=True)
+class LastDay:
+    granted: int
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    bucket: int
+    waiting: int
+    away: int
+    opens_in: FiniteFloat
+
+
+@dataclass(frozen=True, slots=True)
+class SlowedDown:
+    shard: int
+    level: int
+    eligible_in: FiniteFloat
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    shard: int | None
+    bucket: int
+    position: int
+    expected_in: FiniteFloat | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """The body of ``/status``, as far as it is shown. Lengths are in seconds."""
+
+    # Shown as it is, so nothing that a terminal would obey.
+    version: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+!-]{1,40}$")]
+    uptime: FiniteFloat
+    ready: bool
+    obstacle: str | None
+    limits: Limits
+    last_24_hours: LastDay
+    buckets: list[Bucket]
+    slowed_down: list[SlowedDown]
+    seats: list[Seat]
+
+    @cached_property
+    def waiting(self) -> int:
+        return sum(bucket.waiting for bucket in self.buckets)
+
+    @cached_property
+    def away(self) -> int:
+        return sum(bucket.away for bucket in self.buckets)
+
+
+def parse(body: bytes) -> Status:
+    """Raises ValueError unless it is the body of a ``/status``."""
+    try:
+        return TypeAdapter(Status).validate_json(body, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def report(status: Status, address: str) -> RenderableType:
+    """All there is to see of the server at this address."""
+    facts = Table.grid(padding=(0, 3))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("State", _state(status))
+    facts.add_row("In line", f"{status.waiting} waiting, {status.away} away")
+    facts.add_row("Everyone in", _everyone_in(status))
+    facts.add_row("Session starts", _starts(status.limits))
+    last_day = status.last_24_hours
+    facts.add_row(
+        "Last 24 hours", f"{_many(last_day.granted, 'grant')} to {_many(last_day.shards, 'shard')}"
+    )
+    facts.add_row("Slowed down", _slowed_down(status.slowed_down))
+    title = Text.assemble(
+        (f"Gateway Queue {status.version}", "bold"), f" at {address}, up {length(status.uptime)}"
+    )
+    return Group(title, "", facts, "", _lines(status))
+
+
+def length(seconds: float) -> str:
+    """A length of time, as short as it can be read at a glance."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f}s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes}m"
+    return f"{minutes}m {seconds}s" if minutes else f"{seconds}s"
+
+
+def _state(status: Status) -> Text:
+    obstacle = status.obstacle
+    if obstacle is None and not status.ready:
+        obstacle = "journal"  # the other thing that makes a server unready is an obstacle
+    match obstacle:
+        case None if status.waiting:
+            return Text("granting", "green")
+        case None:
+            return Text("ready", "green")
+        case "limits_unknown":
+            words = (
+                "grants nothing: Discord has not yet told how many session starts are left;"
+                " if that lasts, the server's log says why"
+            )
+        case "reserve":
+            words = "grants nothing: " + (
+                f"only the reserve is left ({status.limits.kept})"
+                if status.limits.kept
+                else "no session starts are left"
+            )
+        case "journal":
+            words = (
+                "grants nothing: the journal cannot be written; the server's log says why,"
+                " and it tries again each interval"
+            )
+        case "ending":
+            return Text("ending: who waits is granted for the time of grace", "yellow")
+        case _:
+            words = "grants nothing, for a reason that this version does not know"
+    return Text(words, "red")
+
+
+def _everyone_in(status: Status) -> Text:
+    if not status.seats:
+        return Text("nobody waits")
+    times = [seat.expected_in for seat in status.seats if seat.expected_in is not None]
+    if len(times) == len(status.seats):
+        return Text(length(max(times)))
+    if status.limits.known and status.limits.left < status.waiting:
+        return Text("unknown: more are waiting than session starts are left", "yellow")
+    return Text("unknown", "yellow")
+
+
+def _starts(limits: Limits) -> RenderableType:
+    if not limits.known:
+        return Text("unknown", "yellow")
+    bar = Bar(
+        (
+            Part(limits.used, "used", "cyan", "\N{FULL BLOCK}", "#"),
+            Part(limits.left, "left", "green", "\N{LIGHT SHADE}", "."),
+            Part(limits.kept, "reserve", "yellow", "\N{DARK SHADE}", "="),
+        )
+    )
+    if limits.source == "discord":
+        rule, back = f"of {limits.total} by Discord's count", "reset in"
+    else:
+        rule, back = f"of {limits.total} in any 24 hours", "the next comes back in"
+    if limits.used and limits.reset_after:
+        rule = f"{rule}; {back} {length(limits.reset_after)}"
+    return Group(bar, rule)
+
+
+def _slowed_down(shards: Sequence[SlowedDown]) -> Text:
+    """Those that have to wait longest first."""
+    if not shards:
+        return Text("none")
+    longest = sorted(shards, key=lambda slowed: slowed.eligible_in, reverse=True)
+    lines = [
+        f"shard {slowed.shard} for {length(slowed.eligible_in)} (crash loop, level {slowed.level})"
+        for slowed in longest[:MOST_SLOWED_SHOWN]
+    ]
+    if len(shards) > MOST_SLOWED_SHOWN:
+        lines.append(f"and {len(shards) - MOST_SLOWED_SHOWN} more")
+    return Text("\n".join(lines), "yellow")
+
+
+def _lines(status: Status) -> RenderableType:
+    """The line of each bucket with people in it; the longest lines if there are many."""
+    taken = [bucket for bucket in status.buckets if bucket.waiting or bucket.away]
+    if not taken:
+        return Text(_many(len(status.buckets), "bucket") + ", all empty")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("Bucket", "Waiting", "Away", "Opens in"):
+        table.add_column(name, justify="right", overflow="fold")
+    for name in HEAD:
+        table.add_column(name, overflow="fold")
+    heads = defaultdict(list)
+    for seat in sorted(status.seats, key=lambda seat: seat.position):
+        if seat.position <= len(HEAD):
+            heads[seat.bucket].append(_seat(seat))
+    shown = nlargest(
+        MOST_BUCKETS_SHOWN, taken, key=lambda bucket: (bucket.waiting, bucket.away, -bucket.bucket)
+    )
+    for bucket in sorted(shown, key=lambda bucket: bucket.bucket):
+        table.add_row(
+            str(bucket.bucket),
+            str(bucket.waiting),
+            str(bucket.away),
+            length(bucket.opens_in) if bucket.opens_in else "open",
+            *heads[bucket.bucket],
+        )
+    waiting = status.waiting - sum(bucket.waiting for bucket in shown)
+    away = status.away - sum(bucket.away for bucket in shown)
+    if len(taken) > len(shown):
+        table.add_row(f"{len(taken) - len(shown)} more", str(waiting), str(away), style="dim")
+    empty = len(status.buckets) - len(taken)
+    if not empty:
+        return table
+    return Group(table, Text(f"and {_many(empty, 'empty bucket')}", "dim"))
+
+
+def _seat(seat: Seat) -> Text:
+    shard = "unnamed" if seat.shard is None else str(seat.shard)
+    at = "?" if seat.expected_in is None else length(seat.expected_in)
+    return Text(f"{shard} in {at}", "yellow" if seat.reason == "crash_loop" else "")
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    amount: int
+    name: str
+    style: str
+    sign: str
+    ascii_sign: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Parts of a whole, side by side, with a legend."""
+
+    parts: tuple[Part, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        signs = [part.ascii_sign if options.ascii_only else part.sign for part in self.parts]
+        cells = shares([part.amount for part in self.parts], min(options.max_width, WIDEST_BAR))
+        bar, legend = Text(no_wrap=True, overflow="crop"), Text()
+        for part, sign, width in zip(self.parts, signs, cells, strict=True):
+            bar.append(sign * width, part.style)
+            legend.append("   " if legend else "").append(f"{sign} ", part.style)
+            legend.append(f"{part.amount} {part.name}")
+        yield bar
+        yield legend
+
+
+def shares(amounts: Sequence[int], width: int) -> list[int]:
+    """A width shared out among amounts, in whole cells; what is not nothing has at least one."""
+    whole = sum(amounts)
+    if not whole:
+        return [0 for _ in amounts]
+    cells = [max(1, round(amount * width / whole)) if amount else 0 for amount in amounts]
+    cells[cells.index(max(cells))] += width - sum(cells)
+    return cells

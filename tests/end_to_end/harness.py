@@ -1,0 +1,161 @@
+"""Programs under test, our server first of all: started, listened to, and stopped with the test.
+
+A program speaks in JSON objects, one a line; pytest shows its words when the test fails. It
+inherits the environment of the tests, but none of our server's settings.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import trio
+from background import background
+
+SERVER = (sys.executable, "-m", "gateway_queue")
+DEFAULTS: dict[str, object] = {
+    "HOST": "127.0.0.1",
+    "PORT": 0,
+    "GATEWAY_QUEUE_LOG_FORMAT": "json",
+    "GATEWAY_QUEUE_JOURNAL": "memory",
+}
+PATIENCE = 20.0  # seconds; Python with its imports needs some of them on a busy machine
+
+
+@dataclass(eq=False)
+class Program:
+    process: trio.Process
+    lines: list[str] = field(default_factory=list)  # all it said
+    log: list[dict[str, Any]] = field(default_factory=list)  # those that are JSON objects
+    _silent: bool = False
+    _said_more: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.returncode
+
+    @property
+    def url(self) -> str:
+        """Where our server listens."""
+        return str(self.logged_so_far("listening")[-1]["address"])
+
+    def logged_so_far(self, event: str, **fields: Any) -> list[dict[str, Any]]:
+        wanted = {"event": event, **fields}
+        return [line for line in self.log if all(line.get(k) == v for k, v in wanted.items())]
+
+    async def logged(
+        self, event: str, *, within: float = PATIENCE, **fields: Any
+    ) -> dict[str, Any]:
+        """The first line of this event with these fields; waits for it if need be."""
+        with trio.move_on_after(within):
+            while not (found := self.logged_so_far(event, **fields)):
+                assert not self._silent, f"ended ({self.returncode}) without {event!r} {fields}"
+                await self._said_more.wait()
+            return found[0]
+        raise AssertionError(f"no {event!r} {fields} within {within} s")
+
+    async def stop(self) -> int:
+        """SIGTERM, then as ``ended``."""
+        self.process.terminate()
+        return await self.ended()
+
+    async def kill(self) -> int:
+        """SIGKILL, then as ``ended``."""
+        self.process.kill()
+        return await self.ended()
+
+    async def ended(self, *, within: float = PATIENCE) -> int:
+        """The exit code, once it has ended and all it said has been heard."""
+        with trio.fail_after(within):
+            while not self._silent:
+                await self._said_more.wait()
+            return await self.process.wait()
+
+    async def listen(self) -> None:
+        assert self.process.stdout is not None
+        unfinished = b""
+        try:
+            async for chunk in self.process.stdout:
+                *lines, unfinished = (unfinished + chunk).split(b"\n")
+                for line in lines:
+                    self._hear(line.decode())
+            returncode = await self.process.wait()
+            sys.stdout.write(f"[{self.pid}] ended: {returncode}\n")
+        finally:
+            self._silent = True
+            self._said_more.set()
+
+    def _hear(self, line: str) -> None:
+        sys.stdout.write(f"[{self.pid}] {line}\n")
+        self.lines.append(line)
+        if line.startswith("{"):
+            self.log.append(json.loads(line))
+        self._said_more.set()
+        self._said_more = trio.Event()
+
+
+@asynccontextmanager
+async def running(*command: str, **environment: object) -> AsyncIterator[Program]:
+    """Run this program while the block lasts, with these variables; None takes one away."""
+    run = partial(
+        trio.run_process,
+        command,
+        env=_environment(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        deliver_cancel=_kill,
+    )
+    async with background() as nursery:
+        program = Program(await nursery.start(run))
+        nursery.start_soon(program.listen)
+        try:
+            yield program
+        finally:
+            with trio.CancelScope(shield=True):
+                await program.kill()
+
+
+@asynccontextmanager
+async def running_server(*arguments: str, **settings: object) -> AsyncIterator[Program]:
+    """Our server, which listens when the block begins and is killed at its end."""
+    async with running(*SERVER, *arguments, **(DEFAULTS | settings)) as server:
+        await server.logged("listening")
+        yield server
+
+
+async def run_server(*arguments: str, **settings: object) -> tuple[int, str]:
+    """The exit code and the words of our server, where it is expected to end by itself."""
+    async with running(*SERVER, *arguments, **(DEFAULTS | settings)) as server:
+        return await server.ended(), "\n".join(server.lines)
+
+
+def free_port() -> int:
+    """A port on which nobody listens now; for a program that is to come back on the same one."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _environment(variables: dict[str, object]) -> dict[str, str]:
+    foreign = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GATEWAY_QUEUE_") and name not in {"DISCORD_TOKEN", "HOST", "PORT"}
+    }
+    given = {name: str(value) for name, value in variables.items() if value is not None}
+    return foreign | {"PYTHONUNBUFFERED": "1"} | given
+
+
+async def _kill(process: trio.Process) -> None:
+    process.kill()

@@ -1,0 +1,93 @@
+"""Our server with one thing changed, which the first argument names. Others are the server's."""
+
+import gc
+import json
+import socket
+import sys
+import time
+from typing import Any
+from unittest.mock import patch
+
+import trio
+
+from gateway_queue import connection, discord, server, web
+from gateway_queue.cli import main
+from gateway_queue.line import Line
+from gateway_queue.pace import Pace
+from gateway_queue.queue import Queue
+
+SABOTAGE = RuntimeError("sabotage")
+
+
+def say(event: str, **fields: object) -> None:
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+def bucket_crashes() -> None:
+    """At its first grant."""
+    patch.object(Line, "grant", side_effect=SABOTAGE).start()
+
+
+def refresh_crashes() -> None:
+    """As the limits are first read, which takes long enough for somebody to wait."""
+
+    async def crash(_: object) -> None:
+        await trio.sleep(1)
+        raise SABOTAGE
+
+    patch.object(discord, "read_limit", crash).start()
+
+
+def turn_fails() -> None:
+    patch.object(Queue, "turn", side_effect=SABOTAGE).start()
+
+
+def loop_stalls_in_first_grant() -> None:
+    """For a second, after the grant and before its answer."""
+    grant, stalls = Pace.grant, [1.0]
+
+    def stall(pace: Pace, *about: Any, **more: Any) -> None:
+        grant(pace, *about, **more)
+        if stalls:
+            say("stalling")
+            time.sleep(stalls.pop())
+
+    patch.object(Pace, "grant", stall).start()
+
+
+def answers_must_be_taken_soon() -> None:
+    patch.object(web, "HANDOVER_SECONDS", 0.3).start()
+    patch.object(connection, "SEND_SECONDS", 0.3, create=True).start()
+
+
+def idle_connections_close_soon() -> None:
+    patch.object(connection, "IDLE_SECONDS", 0.3).start()
+
+
+def keep_alive_is_refused() -> None:
+    """As on macOS for a client that has left before it was accepted."""
+    setsockopt = trio.SocketStream.setsockopt
+
+    def refuse(stream: trio.SocketStream, level: int, option: int, *value: Any) -> None:
+        if option == socket.SO_KEEPALIVE:
+            raise OSError(22, "Invalid argument")
+        setsockopt(stream, level, option, *value)
+
+    patch.object(trio.SocketStream, "setsockopt", refuse).start()
+
+
+def tells_its_thresholds() -> None:
+    """Those of the garbage collector."""
+    announce = server.announce
+
+    def tell(*about: Any) -> None:
+        announce(*about)
+        say("thresholds", gc=gc.get_threshold())
+
+    patch.object(server, "announce", tell).start()
+
+
+if __name__ == "__main__":
+    globals()[sys.argv.pop(1)]()
+    main()

@@ -1,0 +1,224 @@
+"""Raw clients: what goes over the wire is what the test says.
+
+The tests start a server with ``running_server`` of the harness, or with ``tampered_server``.
+"""
+
+import socket
+import struct
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, ResponseReceived, StreamEnded
+from h2.settings import SettingCodes, Settings
+from harness import DEFAULTS, Program, running
+
+GRANT = b'{"message": "You\'re free to connect now! :)"}'
+PROGRAMS = Path(__file__).parent / "programs"
+PATIENCE = 10.0  # seconds without a byte, after which a client takes its test for failed
+AT_ONCE = 1.0  # seconds; for what takes a millisecond where nobody else is busy
+
+
+@asynccontextmanager
+async def tampered_server(tampering: str, **settings: object) -> AsyncIterator[Program]:
+    """As ``running_server``, with a change that ``programs/tampered_server.py`` has."""
+    command = sys.executable, str(PROGRAMS / "tampered_server.py"), tampering
+    async with running(*command, **(DEFAULTS | settings)) as server:
+        await server.logged("listening")
+        yield server
+
+
+@dataclass
+class Answer:
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    ended_at: float = 0.0
+
+    @property
+    def is_grant(self) -> bool:
+        return (
+            self.status == 200
+            and self.headers["content-type"] == "application/json"
+            and self.body == GRANT
+        )
+
+
+class Client:
+    """One HTTP/1 connection."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self._received = b""
+
+    async def send(self, *lines: str, body: bytes = b"") -> None:
+        """Send a request whose head has these lines."""
+        await self.stream.send_all("\r\n".join([*lines, "", ""]).encode() + body)
+
+    async def ask(self, shard: int, *headers: str, body: bytes = b"") -> None:
+        await self.send(f"GET /?shard={shard} HTTP/1.1", "Host: queue", *headers, body=body)
+
+    async def answer(self, *, has_body: bool = True) -> Answer:
+        head = await self._take(await self._find(b"\r\n\r\n"))
+        status, *lines = head.decode().split("\r\n")[:-2]
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        length = int(headers["content-length"]) if has_body else 0
+        body = await self._take(length)
+        return Answer(int(status.split()[1]), headers, body, trio.current_time())
+
+    async def rest(self) -> bytes:
+        """All that comes until the server closes the connection."""
+        while await self._receive():
+            pass
+        return self._received
+
+    def read_too_far(self) -> bytes:
+        """What came behind the last answer."""
+        taken, self._received = self._received, b""
+        return taken
+
+    def reset(self) -> None:
+        """Leave with an RST."""
+        self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.stream.socket.close()
+
+    async def _find(self, end: bytes) -> int:
+        while end not in self._received:
+            assert await self._receive(), f"closed after {self._received!r}"
+        return self._received.index(end) + len(end)
+
+    async def _take(self, length: int) -> bytes:
+        while len(self._received) < length:
+            assert await self._receive(), f"closed after {self._received!r}"
+        taken, self._received = self._received[:length], self._received[length:]
+        return taken
+
+    async def _receive(self) -> int:
+        with trio.fail_after(PATIENCE):
+            data = await self.stream.receive_some()
+        self._received += data
+        return len(data)
+
+
+class HTTP2Client:
+    """One HTTP/2 connection, which lets itself send what is not allowed."""
+
+    def __init__(self, stream: trio.SocketStream, *, window: int | None = None) -> None:
+        self.stream = stream
+        self.protocol = H2Connection(
+            H2Configuration(
+                header_encoding=None,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        if window is not None:
+            initial = {SettingCodes.INITIAL_WINDOW_SIZE: window}
+            self.protocol.local_settings = Settings(client=True, initial_values=initial)
+        self._answers: dict[int, Answer] = defaultdict(Answer)
+
+    async def flush(self) -> None:
+        await self.stream.send_all(self.protocol.data_to_send())
+
+    async def ask(
+        self, path: str | bytes, method: str | bytes = "GET", *, whole: bool = True
+    ) -> int:
+        """The number of the stream; ``whole`` if no body follows."""
+        number = self.protocol.get_next_available_stream_id()
+        pseudo_headers = [
+            (b":method", method),
+            (b":scheme", b"http"),
+            (b":authority", b"queue"),
+            (b":path", path),
+        ]
+        self.protocol.send_headers(number, pseudo_headers, end_stream=whole)
+        await self.flush()
+        return number
+
+    async def answers(self, streams: Iterable[int]) -> list[Answer]:
+        """Wait for all of these."""
+        streams = list(streams)
+        while not all(self._answers[stream].ended_at for stream in streams):
+            assert await self.hear(), f"closed after {dict(self._answers)}"
+        return [self._answers[stream] for stream in streams]
+
+    async def answer_begun(self, stream: int) -> None:
+        """Wait for the first of it."""
+        while stream not in self._answers:
+            assert await self.hear(), "closed"
+
+    async def rest(self) -> list[Answer]:
+        """The answers that come, whole or not, until the server closes the connection."""
+        while await self.hear():
+            pass
+        return list(self._answers.values())
+
+    async def hear(self) -> bool:
+        """Take in what comes next; False at the end."""
+        with trio.fail_after(PATIENCE):
+            data = await self.stream.receive_some()
+        self.take(data)
+        return bool(data)
+
+    def take(self, data: bytes) -> None:
+        for event in self.protocol.receive_data(data) if data else ():
+            if isinstance(event, ResponseReceived):
+                headers = dict(event.headers)
+                answer = self._answers[event.stream_id]
+                answer.status = int(headers[b":status"])
+                answer.headers = {n.decode(): value.decode() for n, value in headers.items()}
+            elif isinstance(event, DataReceived):
+                self._answers[event.stream_id].body += event.data
+            elif isinstance(event, StreamEnded):
+                self._answers[event.stream_id].ended_at = trio.current_time()
+
+
+async def _dial(server: Program) -> trio.SocketStream:
+    host, _, port = server.url.removeprefix("http://").rpartition(":")
+    return await trio.open_tcp_stream(host, int(port))
+
+
+@asynccontextmanager
+async def connect(server: Program) -> AsyncIterator[Client]:
+    async with await _dial(server) as stream:
+        yield Client(stream)
+
+
+@asynccontextmanager
+async def connect_http2(
+    server: Program, *, window: int | None = None
+) -> AsyncIterator[HTTP2Client]:
+    """With prior knowledge; ``window`` is for flow control, in bytes."""
+    async with await _dial(server) as stream:
+        client = HTTP2Client(stream, window=window)
+        client.protocol.initiate_connection()
+        await client.flush()
+        yield client
+
+
+@asynccontextmanager
+async def waiting(server: Program, shard: int) -> AsyncIterator[Client]:
+    """A client that the server knows to wait for its turn."""
+    async with connect(server) as client:
+        await client.ask(shard)
+        await server.logged("identify_queued", shard=shard)
+        yield client
+
+
+async def answer_of(server: Program, *lines: str, body: bytes = b"") -> Answer:
+    """Ask for this on a connection of its own."""
+    async with connect(server) as client:
+        await client.send(*lines, body=body)
+        return await client.answer(has_body=not lines[0].startswith("HEAD"))
+
+
+async def grant_of(server: Program, shard: int) -> None:
+    """Wait for a turn; fail unless that is what comes."""
+    answer = await answer_of(server, f"GET /?shard={shard} HTTP/1.1", "Host: queue")
+    assert answer.is_grant, answer

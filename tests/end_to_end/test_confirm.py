@@ -1,0 +1,202 @@
+"""``confirm``: the next grant waits for the true IDENTIFY, however long its client takes."""
+
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import httpx
+import trio
+from background import background
+from fake_discord import FakeDiscord, Op, fake_discord
+from harness import Program, running_server
+from prometheus_client.parser import text_string_to_metric_families
+from shards import LAG
+from trio_websocket import wrap_client_stream
+
+# Seconds from a shard's grant to its IDENTIFY: anything up to 300 ms, for each rate limit key.
+# Grants that are 5.0 s apart are certain to come too close together wherever this falls.
+DELAYS = [(0.0, 0.3, 0.0, 0.3), (0.05, 0.25, 0.1, 0.2)]
+KEYS = len(DELAYS)
+SHARDS = sum(map(len, DELAYS))
+
+# With this interval all the constants of ``confirm`` are a tenth of what they are.
+INTERVAL = 0.5
+HOLD = 1.0
+AFTER_CONFIRMATION = 0.53
+
+
+# With a Discord that counts
+
+
+async def test_who_confirms_is_never_too_early_and_sooner_ready_than_with_longer_intervals() -> (
+    None
+):
+    async with (
+        fleet(confirm=True) as confirmed,
+        fleet(GATEWAY_QUEUE_INTERVAL=5.5) as patient,
+        fleet(GATEWAY_QUEUE_INTERVAL=5.0) as hasty,
+    ):
+        with trio.fail_after(40):
+            await hasty.until(lambda: len(hasty.violations) >= KEYS)
+            await patient.wait_ready(SHARDS)
+            await confirmed.wait_ready(SHARDS)
+
+    assert confirmed.violations == patient.violations == []
+    assert {violation.breach for violation in hasty.violations} == {"too_early"}
+    took, took_patiently = seconds_to_identify(confirmed), seconds_to_identify(patient)
+    sys.stdout.write(f"confirmed {took:.3f} s, at intervals of 5.5 s {took_patiently:.3f} s\n")
+    assert took < took_patiently
+
+
+@asynccontextmanager
+async def fleet(*, confirm: bool = False, **settings: object) -> AsyncIterator[FakeDiscord]:
+    """The Discord of a bot whose shards get ready during the block, with a queue of its own."""
+    async with (
+        fake_discord(shards=SHARDS, max_concurrency=KEYS) as discord,
+        running_server(
+            DISCORD_TOKEN=discord.token, GATEWAY_QUEUE_DISCORD_API=discord.api, **settings
+        ) as server,
+        background() as nursery,
+    ):
+        for shard in range(SHARDS):
+            nursery.start_soon(partial(keep_ready, shard, discord, server.url, confirm=confirm))
+            await server.logged("identify_queued", shard=shard)
+        yield discord
+
+
+async def keep_ready(shard: int, discord: FakeDiscord, queue: str, *, confirm: bool) -> None:
+    """Ask, dawdle, identify and confirm; all of it again after an op 9."""
+    async with client_of(queue) as client:
+        while True:
+            await granted(client, shard, confirm=confirm)
+            await trio.sleep(DELAYS[shard % KEYS][shard // KEYS])
+            gateway = httpx.URL(discord.gateway)
+            async with (
+                background() as nursery,
+                await trio.open_tcp_stream(gateway.host, gateway.port or 0) as stream,
+                await wrap_client_stream(nursery, stream, gateway.host, "/?v=10") as socket,
+            ):
+                await socket.get_message()
+                data = {"token": discord.token, "shard": [shard, SHARDS]}
+                await socket.send_message(json.dumps({"op": Op.IDENTIFY, "d": data}))
+                if confirm:
+                    await confirmed(client, shard)
+                if json.loads(await socket.get_message())["op"] != Op.INVALID_SESSION:
+                    await trio.sleep_forever()
+
+
+def seconds_to_identify(discord: FakeDiscord) -> float:
+    return discord.identifies[-1].at - discord.identifies[0].at
+
+
+# What a confirmation does
+
+
+async def test_a_grant_to_be_confirmed_holds_its_bucket_until_then() -> None:
+    async with confirming() as (_, client):
+        await granted(client, 0, confirm=True)
+        await trio.sleep(0.3)
+        confirmed_at = await confirmed(client, 0)
+        later = await granted(client, 1) - confirmed_at
+        assert AFTER_CONFIRMATION - LAG < later < AFTER_CONFIRMATION + 0.2
+
+
+async def test_without_its_confirmation_it_does_so_twice_as_long() -> None:
+    async with confirming() as (_, client):
+        granted_at = await granted(client, 0, confirm=True)
+        later = await granted(client, 1) - granted_at
+        assert HOLD - LAG < later < HOLD + 0.2
+
+
+async def test_a_late_or_a_second_confirmation_only_ever_defers_the_next_grant() -> None:
+    async with confirming() as (_, client):
+        await granted(client, 0, confirm=True)
+        granted_at = await granted(client, 1, confirm=True)  # as nobody has confirmed
+        await confirmed(client, 0)
+        await confirmed(client, 0)
+        assert await granted(client, 2) - granted_at > HOLD - LAG
+        await trio.sleep(0.3)
+        for shard in (0, 1, 2):  # the last of them without having said that it would
+            confirmed_at = await confirmed(client, shard)
+        later = await granted(client, 3) - confirmed_at
+        assert AFTER_CONFIRMATION - LAG < later < AFTER_CONFIRMATION + 0.2
+
+
+async def test_a_confirmation_holds_up_no_other_bucket() -> None:
+    async with confirming(GATEWAY_QUEUE_MAX_CONCURRENCY=2) as (_, client):
+        await granted(client, 0, confirm=True)
+        granted_at = await granted(client, 1)
+        await confirmed(client, 0)
+        later = await granted(client, 3) - granted_at
+        assert INTERVAL - LAG < later < INTERVAL + 0.2
+
+
+async def test_what_is_not_granted_or_not_meant_is_not_confirmed() -> None:
+    async with confirming() as (_, client):
+        await granted(client, 1)
+        for method, target, status, named in [
+            ("POST", "/confirm?shard=0", 404, "shard 0"),
+            ("POST", "/confirm", 400, "shard"),
+            ("POST", "/confirm?shard=one", 400, "shard"),
+            ("POST", "/confirm?shard=1&shard=1", 400, "shard"),
+            ("POST", "/confirm?shard=1&outcome=other", 400, "outcome"),
+            ("POST", "/confirm?shard=1&outcome=", 400, "outcome"),
+            ("GET", "/confirm?shard=1", 405, "method"),
+            ("PUT", "/confirm?shard=1", 405, "method"),
+        ]:
+            answer = await client.request(method, target)
+            assert (method, target, answer.status_code) == (method, target, status)
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert named in answer.json()["detail"]
+        assert answer.headers["allow"] == "POST"
+
+
+async def test_an_op_9_is_counted_and_logged() -> None:
+    async with confirming() as (server, client):
+        await granted(client, 7, confirm=True)
+        assert await invalid_sessions(client) == 0
+        confirmed_at = await confirmed(client, 7, outcome="invalid_session")
+        assert await invalid_sessions(client) == 1
+        await server.logged("invalid_session_reported", level="warning", shard=7)
+        assert await granted(client, 7) - confirmed_at > AFTER_CONFIRMATION - LAG
+
+
+@asynccontextmanager
+async def confirming(**settings: object) -> AsyncIterator[tuple[Program, httpx.AsyncClient]]:
+    """Our server, and a client for it."""
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL, **settings) as server,
+        client_of(server.url) as client,
+    ):
+        yield server, client
+
+
+def client_of(url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=url, timeout=None)  # noqa: S113
+
+
+async def granted(client: httpx.AsyncClient, shard: int, *, confirm: bool = False) -> float:
+    """When this shard was."""
+    answer = await client.get("/", params={"shard": shard} | ({"confirm": True} if confirm else {}))
+    assert answer.status_code == 200
+    return trio.current_time()
+
+
+async def confirmed(client: httpx.AsyncClient, shard: int, **outcome: str) -> float:
+    """When this shard was."""
+    answer = await client.post("/confirm", params={"shard": shard, **outcome})
+    assert (answer.status_code, answer.content) == (204, b"")
+    return trio.current_time()
+
+
+async def invalid_sessions(client: httpx.AsyncClient) -> float:
+    text = (await client.get("/metrics")).text
+    [value] = [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "gateway_queue_invalid_sessions_total"
+    ]
+    return value

@@ -1,0 +1,145 @@
+"""SIGTERM and SIGINT: who is still served, who is let go, and how soon it is over."""
+
+import signal
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import pytest
+import trio
+from harness import DEFAULTS, SERVER, Program, running, running_server
+from raw import AT_ONCE, GRANT, connect, connect_http2, tampered_server, waiting
+
+ONE = "Host: queue"
+LONG = 60  # seconds of an interval or a grace whose end no test waits for
+SOON = 2.0  # seconds; Python itself needs a part of one to end
+
+
+async def refused(server: Program) -> bool:
+    try:
+        async with connect(server):
+            return False
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_new_connections_are_refused_at_once(number: signal.Signals) -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=LONG, GATEWAY_QUEUE_SHUTDOWN_GRACE=LONG) as server,
+        waiting(server, 1),
+    ):
+        server.process.send_signal(number)
+        await server.logged("ending", signal=number.name)
+        with trio.fail_after(AT_ONCE):
+            while not await refused(server):
+                pass
+        assert server.returncode is None
+
+
+async def test_who_waits_is_granted_in_turn_within_the_grace_and_then_let_go() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.5, GATEWAY_QUEUE_SHUTDOWN_GRACE=1.25) as server,
+        AsyncExitStack() as clients,
+    ):
+        crowd = [await clients.enter_async_context(waiting(server, shard)) for shard in range(6)]
+        http2 = await clients.enter_async_context(connect_http2(server))
+        await http2.ask("/?shard=6")
+        await server.logged("identify_queued", shard=6)
+        server.process.terminate()
+        answers = [await client.rest() for client in crowd]
+        assert await http2.rest() == []
+        assert await server.ended() == 0
+    granted = [answer for answer in answers if answer]
+    assert 2 <= len(granted) < len(crowd)
+    assert answers == granted + [b""] * (len(crowd) - len(granted))
+    assert all(answer.endswith(GRANT) for answer in granted)
+
+
+async def test_a_second_signal_ends_it_at_once() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=LONG, GATEWAY_QUEUE_SHUTDOWN_GRACE=LONG) as server,
+        waiting(server, 1) as client,
+        connect_http2(server) as http2,
+    ):
+        await http2.ask("/?shard=2")
+        await server.logged("identify_queued", shard=2)
+        server.process.terminate()
+        await server.logged("ending", signal="SIGTERM")
+        server.process.send_signal(signal.SIGINT)
+        assert await server.ended(within=SOON) == 0
+        assert await client.rest() == b""
+        assert await http2.rest() == []
+
+
+async def test_idle_connections_do_not_hold_up_the_end() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.05, GATEWAY_QUEUE_SHUTDOWN_GRACE=LONG) as server,
+        AsyncExitStack() as clients,
+    ):
+        for path in ("/?shard=1", "/healthz", "/favicon.ico", "/?shard=nonsense"):
+            client = await clients.enter_async_context(connect(server))
+            await client.send(f"GET {path} HTTP/1.1", ONE)
+            await client.answer()
+            http2 = await clients.enter_async_context(connect_http2(server))
+            await http2.answers([await http2.ask(path)])
+        await clients.enter_async_context(connect(server))
+        half = await clients.enter_async_context(connect(server))
+        await half.stream.send_all(b"GET /?sha")
+        server.process.terminate()
+        assert await server.ended(within=SOON) == 0
+
+
+async def test_clients_that_left_do_not_hold_up_the_end() -> None:
+    async with running_server(
+        GATEWAY_QUEUE_INTERVAL=LONG, GATEWAY_QUEUE_SHUTDOWN_GRACE=LONG
+    ) as server:
+        async with waiting(server, 1):
+            pass
+        for path in ("/healthz", "/?shard=nonsense", "/?shard=2"):
+            for window in (None, 0):
+                async with connect_http2(server, window=window) as http2:
+                    await http2.ask(path)
+        async with connect_http2(server) as http2:
+            stream = await http2.ask("/?shard=3")
+            await server.logged("identify_queued", shard=3)
+            http2.protocol.reset_stream(stream)
+            await http2.flush()
+            await server.logged("identify_left", shard=3)
+            server.process.terminate()
+            assert await server.ended(within=SOON) == 0
+
+
+async def test_answers_that_are_not_taken_do_not_hold_up_the_end() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.05, GATEWAY_QUEUE_SHUTDOWN_GRACE=0.5) as server,
+        AsyncExitStack() as clients,
+    ):
+        for path in ("/healthz", "/?shard=nonsense", "/?shard=1"):
+            client = await clients.enter_async_context(connect_http2(server, window=0))
+            await client.answer_begun(await client.ask(path))
+        server.process.terminate()
+        assert await server.ended(within=0.5 + SOON) == 0
+
+
+async def test_a_client_that_reads_nothing_does_not_hold_up_the_end() -> None:
+    ping = bytes.fromhex("000008 06 00 00000000") + b"8 octets"
+    async with (
+        tampered_server("answers_must_be_taken_soon", GATEWAY_QUEUE_SHUTDOWN_GRACE=0.5) as server,
+        connect_http2(server) as client,
+    ):
+        with trio.move_on_after(1), suppress(trio.BrokenResourceError):
+            while True:  # until no buffer takes more
+                await client.stream.send_all(1_000 * ping)
+        server.process.terminate()
+        assert await server.ended(within=0.5 + 0.3 + SOON) == 0
+
+
+async def test_the_wait_for_a_journal_ends_at_once(tmp_path: Path) -> None:
+    journal = {"GATEWAY_QUEUE_JOURNAL": f"sqlite:{tmp_path / 'journal.sqlite'}"}
+    async with (
+        running_server(**journal),
+        running(*SERVER, **(DEFAULTS | journal)) as second,
+    ):
+        await second.logged("waiting_for_journal")
+        second.process.terminate()
+        assert await second.ended(within=SOON) == 0

@@ -1,0 +1,89 @@
+"""Our app under the hypercorn command, as far as that allows."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import trio
+from harness import DEFAULTS, Program, free_port, running
+from raw import GRANT, PROGRAMS, connect, connect_http2, grant_of, waiting
+
+APP = "gateway_queue.asgi:app"
+CRASHING_APP = f"{PROGRAMS / 'crashing_app.py'}:app"
+SOON = 2.0  # seconds; Python itself needs a part of one to end
+
+
+@asynccontextmanager
+async def hypercorn(address: str, *options: str, **settings: object) -> AsyncIterator[Program]:
+    command = sys.executable, "-m", "hypercorn", "--worker-class", "trio", "--bind", address
+    async with running(*command, *options, **(DEFAULTS | settings)) as program:
+        try:
+            yield program
+        finally:
+            with trio.CancelScope(shield=True):
+                await program.stop()  # the worker would outlive a parent that is killed
+
+
+@asynccontextmanager
+async def serving(*options: str, app: str = APP, **settings: object) -> AsyncIterator[Program]:
+    """As ``running_server``."""
+    address = f"127.0.0.1:{free_port()}"
+    async with hypercorn(address, *options, app, **settings) as server:
+        listening = await server.logged("listening")
+        listening["address"] = f"http://{address}"  # our server is not told
+        yield server
+
+
+async def test_it_grants_and_ends() -> None:
+    async with serving(GATEWAY_QUEUE_INTERVAL=0.2) as server, connect(server) as idle:
+        await grant_of(server, 1)
+        await grant_of(server, 2)
+        await idle.send("GET /healthz HTTP/1.1", "Host: queue")
+        assert (await idle.answer()).status == 200
+        server.process.terminate()
+        assert await server.ended(within=SOON) == 0
+
+
+async def test_who_waits_is_granted_in_turn_within_the_grace_and_then_let_go() -> None:
+    options = "--graceful-timeout", "1"
+    async with serving(*options, GATEWAY_QUEUE_INTERVAL=0.6) as server, AsyncExitStack() as clients:
+        crowd = [await clients.enter_async_context(waiting(server, shard)) for shard in range(6)]
+        server.process.terminate()
+        answers = [await client.rest() for client in crowd]
+        assert await server.ended() == 0
+    granted = [answer for answer in answers if answer]
+    assert 1 <= len(granted) < len(crowd)
+    assert answers == granted + [b""] * (len(crowd) - len(granted))
+    assert all(answer.endswith(GRANT) for answer in granted)
+
+
+async def test_malformed_http2_ends_its_connection_and_nothing_else() -> None:
+    async with serving(GATEWAY_QUEUE_INTERVAL=0.2) as server:
+        async with connect_http2(server) as attacker:
+            await attacker.ask(b"/\xff")
+            await attacker.rest()
+        await grant_of(server, 1)
+
+
+async def test_a_crash_of_the_core_ends_it_and_grants_nobody() -> None:
+    async with (
+        serving(app=CRASHING_APP, GATEWAY_QUEUE_INTERVAL=0.2) as server,
+        connect(server) as client,
+    ):
+        await client.ask(1)
+        assert await client.rest() == b""
+        await server.ended()
+        await server.logged("core_crashed")
+        assert "RuntimeError: sabotage" in "\n".join(server.lines)
+
+
+async def test_a_second_worker_is_refused() -> None:
+    async with hypercorn("127.0.0.1:0", "--workers", "2", APP) as server:
+        await server.ended()
+        assert "the queue is one process: run it with --workers 1" in "\n".join(server.lines)
+
+
+async def test_a_wrong_setting_ends_it() -> None:
+    async with hypercorn("127.0.0.1:0", APP, GATEWAY_QUEUE_INTERVAL=-1) as server:
+        await server.ended()
+        assert "GATEWAY_QUEUE_INTERVAL=-1 is not allowed" in "\n".join(server.lines)

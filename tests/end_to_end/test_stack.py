@@ -1,0 +1,343 @@
+"""The whole server behind its socket: drop-in for every client, and hard to break."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+
+import pytest
+import trio
+from background import background
+from harness import DEFAULTS, SERVER, running, running_server
+from raw import (
+    AT_ONCE,
+    GRANT,
+    HTTP2Client,
+    answer_of,
+    connect,
+    connect_http2,
+    grant_of,
+    tampered_server,
+    waiting,
+)
+
+JSON = b'{"shard_id": 1, "token": "not yours"}'
+ONE = "Host: queue"
+
+
+# Drop-in
+
+REQUESTS = {
+    "no shard": ("GET / HTTP/1.1", ONE),
+    "shard": ("GET /?shard=1 HTTP/1.1", ONE),
+    "percent-encoded": ("GET /?%73hard=%31 HTTP/1.1", ONE),
+    "other parameters": ("GET /?shard=1&bot=2 HTTP/1.1", ONE),
+    "HTTP/1.0": ("GET /?shard=1 HTTP/1.0",),
+    "whole URL": ("GET http://queue:80/?shard=1 HTTP/1.1", ONE),
+    "whole URL without a path": ("GET http://queue?shard=1 HTTP/1.1", ONE),
+    "prefixed path": ("GET /any/path?shard=1 HTTP/1.1", ONE),
+    "HEAD": ("HEAD /?shard=1 HTTP/1.1", ONE),
+    "OPTIONS": ("OPTIONS /?shard=1 HTTP/1.1", ONE),
+    "PROPFIND": ("PROPFIND /?shard=1 HTTP/1.1", ONE),
+    "POST of JSON": (
+        "POST /?shard=1 HTTP/1.1",
+        ONE,
+        "Content-Type: application/json",
+        f"Content-Length: {len(JSON)}",
+    ),
+    "body that never comes": ("POST /?shard=1 HTTP/1.1", ONE, "Content-Length: 1000000"),
+    "unknown upgrade": ("GET /?shard=1 HTTP/1.1", ONE, "Connection: Upgrade", "Upgrade: unknown"),
+    "strange headers": ("GET /?shard=1 HTTP/1.1", ONE, "Accept: text/html", "Cookie: =;=", "X: \t"),
+}
+
+
+async def test_whatever_asks_for_a_turn_gets_the_answer_of_the_original() -> None:
+    async with running_server(
+        GATEWAY_QUEUE_INTERVAL=0.02, GATEWAY_QUEUE_CRASH_LOOP="off"
+    ) as server:
+        for name, lines in REQUESTS.items():
+            answer = await answer_of(server, *lines, body=JSON if "JSON" in name else b"")
+            assert (answer.status, answer.headers["content-type"]) == (200, "application/json"), (
+                name
+            )
+            assert answer.headers["content-length"] == str(len(GRANT)), name
+            assert answer.body == (b"" if name == "HEAD" else GRANT), name
+
+
+async def test_http2_is_granted_in_turn() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.05) as server,
+        connect_http2(server) as client,
+    ):
+        streams = [await client.ask("/?shard=1"), await client.ask("/a?shard=2", "POST")]
+        one, other = await client.answers(streams)
+    assert one.is_grant
+    assert other.is_grant
+    assert other.ended_at - one.ended_at >= 0.045
+
+
+async def test_an_upgrade_to_http2_is_granted() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.05) as server,
+        connect(server) as client,
+    ):
+        http2 = HTTP2Client(client.stream)
+        settings = http2.protocol.initiate_upgrade_connection()
+        assert settings is not None
+        await client.ask(
+            1,
+            "Connection: Upgrade, HTTP2-Settings",
+            "Upgrade: h2c",
+            f"HTTP2-Settings: {settings.decode()}",
+        )
+        switching = await client.answer(has_body=False)
+        assert switching.status == 101
+        await http2.flush()
+        http2.take(client.read_too_far())
+        [answer] = await http2.answers([1])
+    assert answer.is_grant
+
+
+async def test_a_websocket_is_answered_with_the_grant_or_not_at_all() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.05) as server,
+        connect(server) as client,
+    ):
+        await client.ask(
+            1,
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        )
+        answer = await client.rest()
+        assert not answer or answer.endswith(GRANT)
+
+
+async def test_a_body_that_never_ends_is_read_and_forgotten() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.2) as server,
+        connect(server) as client,
+        background() as nursery,
+    ):
+        await client.send("POST /?shard=1 HTTP/1.1", ONE, "Transfer-Encoding: chunked")
+
+        @nursery.start_soon
+        async def talk() -> None:
+            with suppress(trio.BrokenResourceError):  # the server hangs up after its answer
+                while True:
+                    await client.stream.send_all(b"1\r\nx\r\n" * 1000)
+
+        assert (await client.answer()).is_grant
+
+
+async def test_a_request_line_may_come_in_parts() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.05) as server,
+        connect(server) as client,
+    ):
+        for part in (b"GE", b"T /?sh", b"ard=1 HTT", b"P/1.1\r", b"\nHost: queue\r\n\r", b"\n"):
+            await client.stream.send_all(part)
+            await trio.sleep(0.01)
+        assert (await client.answer()).is_grant
+
+
+async def test_probes_take_no_turn() -> None:
+    async with running_server() as server:
+        favicon = await answer_of(server, "GET /favicon.ico HTTP/1.1", ONE)
+        assert favicon.status == 404
+        assert favicon.headers["content-type"] == "application/problem+json"
+        for path in ("/healthz", "/readyz"):
+            for query in ("", "?shard=1"):
+                assert (await answer_of(server, f"GET {path}{query} HTTP/1.1", ONE)).status == 200
+                wrong = await answer_of(server, f"POST {path}{query} HTTP/1.1", ONE)
+                assert wrong.status == 405
+                assert "get" in wrong.headers["allow"]
+        for path in ("/dashboard", "/gateway/bot", "/metrics", "/openapi.json", "/status"):
+            for method in ("GET", "POST"):
+                answer = await answer_of(server, f"{method} {path}?shard=1 HTTP/1.1", ONE)
+                assert not answer.is_grant, path
+        assert server.logged_so_far("identify_queued") == []
+
+
+async def test_a_query_of_70_kb_is_refused_and_nobody_else_minds() -> None:
+    long = "/?shard=1&x=" + 70_000 * "x"
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.5) as server,
+        waiting(server, 2) as other,
+    ):
+        async with connect(server) as client:
+            await client.send(f"GET {long} HTTP/1.1", ONE)
+            assert (await client.answer()).status == 431
+        async with connect_http2(server) as http2:
+            await http2.ask(long)
+            assert await http2.rest() == []
+        assert (await other.answer()).is_grant
+        assert server.logged_so_far("identify_queued", shard=1) == []
+
+
+# Hard to break: malformed HTTP/2 (https://github.com/pgjones/hypercorn/issues/225)
+
+
+async def data_after_the_answer(client: HTTP2Client) -> None:
+    stream = await client.ask("/healthz", "POST", whole=False)
+    await client.answers([stream])
+    client.protocol.send_data(stream, b"more")
+    await client.flush()
+
+
+async def path_beyond_ascii(client: HTTP2Client) -> None:
+    await client.ask(b"/\xff")
+
+
+async def method_beyond_ascii(client: HTTP2Client) -> None:
+    await client.ask("/", b"G\xffT")
+
+
+async def plain_connect(client: HTTP2Client) -> None:
+    number = client.protocol.get_next_available_stream_id()
+    client.protocol.send_headers(number, [(":method", "CONNECT"), (":authority", "queue:80")])
+    await client.flush()
+
+
+async def many_priorities(client: HTTP2Client) -> None:
+    for number in range(1, 2 * 1001, 2):
+        client.protocol.prioritize(number)
+    await client.flush()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        data_after_the_answer,
+        path_beyond_ascii,
+        method_beyond_ascii,
+        plain_connect,
+        many_priorities,
+    ],
+)
+async def test_malformed_http2_ends_its_connection_and_nothing_else(
+    attack: Callable[[HTTP2Client], Awaitable[None]],
+) -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.3) as server,
+        waiting(server, 1) as victim,
+        connect_http2(server) as attacker,
+    ):
+        await attack(attacker)
+        await server.logged("connection_failed")
+        assert (await victim.answer()).is_grant
+        await grant_of(server, 2)
+
+
+async def test_a_client_that_left_before_it_was_accepted_ends_nothing() -> None:
+    async with tampered_server("keep_alive_is_refused", GATEWAY_QUEUE_INTERVAL=0.1) as server:
+        await grant_of(server, 1)
+
+
+# Crashes
+
+
+@pytest.mark.parametrize(
+    ("tampering", "settings"),
+    [
+        ("bucket_crashes", {}),
+        ("refresh_crashes", {"DISCORD_TOKEN": "a.b.c"}),
+    ],
+)
+async def test_a_crash_of_the_core_ends_the_process_and_grants_nobody(
+    tampering: str, settings: dict[str, object]
+) -> None:
+    async with (
+        tampered_server(tampering, GATEWAY_QUEUE_INTERVAL=1, **settings) as server,
+        waiting(server, 1) as one,
+        waiting(server, 2) as other,
+    ):
+        assert await server.ended() == 1
+        assert await one.rest() == b""
+        assert await other.rest() == b""
+        text = "\n".join(server.lines)
+        assert "Traceback" in text
+        assert "RuntimeError: sabotage" in text
+
+
+async def test_a_failing_handler_answers_nothing_and_the_server_goes_on() -> None:
+    async with tampered_server("turn_fails", GATEWAY_QUEUE_SHUTDOWN_GRACE=60) as server:
+        async with connect(server) as client:
+            await client.ask(1)
+            assert await client.rest() == b""
+        async with connect_http2(server) as http2:
+            await http2.ask("/?shard=2")
+            assert await http2.rest() == []
+        await server.logged("request_failed", shard=1)
+        await server.logged("request_failed", shard=2)
+        assert (await answer_of(server, "GET /healthz HTTP/1.1", ONE)).status == 200
+        server.process.terminate()
+        assert await server.ended(within=2) == 0  # no handler is left behind
+
+
+# Answers that are late or never taken
+
+
+async def test_a_stall_between_grant_and_answer_does_not_shorten_the_gap() -> None:
+    async with (
+        tampered_server("loop_stalls_in_first_grant", GATEWAY_QUEUE_INTERVAL=0.5) as server,
+        waiting(server, 1) as one,
+        waiting(server, 2) as other,
+    ):
+        first = await one.answer()
+        second = await other.answer()
+    assert first.is_grant
+    assert second.is_grant
+    assert second.ended_at - first.ended_at >= 0.499  # the client's clock is read 1 ms late
+
+
+async def test_a_client_that_never_takes_its_answer_holds_nobody_up_for_long() -> None:
+    async with (
+        tampered_server("answers_must_be_taken_soon", GATEWAY_QUEUE_INTERVAL=0.2) as server,
+        connect_http2(server, window=0) as client,
+    ):
+        await client.ask("/?shard=1")
+        await server.logged("identify_granted", shard=1)
+        with trio.fail_after(0.3 + 0.2 + AT_ONCE):
+            await client.rest()
+            await grant_of(server, 2)
+        await server.logged("answer_not_taken")
+
+
+async def test_clients_that_leave_as_they_are_granted_hold_nobody_up() -> None:
+    settings = {"GATEWAY_QUEUE_INTERVAL": 0.5, "GATEWAY_QUEUE_MAX_CONCURRENCY": 8}
+    async with (
+        tampered_server("loop_stalls_in_first_grant", **settings) as server,
+        AsyncExitStack() as clients,
+    ):
+        leavers = [await clients.enter_async_context(connect_http2(server)) for _ in range(8)]
+        for shard, leaver in enumerate(leavers):
+            await leaver.ask(f"/?shard={shard}")
+        await server.logged("stalling")
+        for leaver in leavers:
+            await leaver.stream.aclose()
+        for shard in range(8, 16):
+            await grant_of(server, shard)
+
+
+# The process
+
+
+async def test_few_open_files_are_warned_of() -> None:
+    limited = "ulimit -n 256; exec " + " ".join(SERVER)
+    async with running("sh", "-c", limited, **DEFAULTS) as server:
+        assert (await server.logged("few_open_files"))["limit"] == 256
+
+
+async def test_all_open_files_that_are_allowed_are_used() -> None:
+    limited = "ulimit -Sn 256; exec " + " ".join(SERVER)
+    async with running("sh", "-c", limited, **DEFAULTS) as server:
+        await server.logged("listening")
+        limits = await trio.Path(f"/proc/{server.pid}/limits").read_text()
+        [line] = [line for line in limits.splitlines() if line.startswith("Max open files")]
+        soft, hard = line.split()[3:5]
+        assert soft == hard
+
+
+async def test_the_garbage_collector_is_tuned() -> None:
+    async with tampered_server("tells_its_thresholds") as server:
+        assert (await server.logged("thresholds"))["gc"][0] == 10_000

@@ -1,0 +1,292 @@
+"""``wait``: for clients that poll, since something between them and the queue gives up early.
+
+Times are a twentieth of what they are in production: there a client asks with ``wait=20``, a
+proxy gives up after 30 s, and a bucket grants every 5.5 s.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from harness import Program, free_port, running, running_server
+from raw import AT_ONCE, connect, connect_http2, grant_of, waiting
+from shards import GRANT
+
+IMPATIENT_CLIENT = Path(__file__).parent / "bots" / "impatient_client.py"
+
+WRONG = [
+    *(f"wait={wait}" for wait in ("0", "-1", "nan", "inf", "1e9", "86401", "", "1_0", "%D9%A1")),
+    "wait",
+    "wait=1&wait=1",
+    "confirm=maybe",
+    "confirm=",
+    "confirm=True&wait=1",
+    "confirm=true&confirm=true",
+]
+
+WAIT = 1.0
+PROXY_GIVES_UP_AFTER = 1.5
+INTERVAL = 0.4
+LONG = 60.0  # seconds of an interval whose end no test waits for
+
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+with_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+NGINX_CONF = """
+daemon off;
+master_process off;
+pid nginx.pid;
+error_log stderr warn;
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass {queue};
+            proxy_read_timeout {gives_up_after:.0f}ms;
+        }}
+    }}
+}}
+"""
+
+
+@asynccontextmanager
+async def proxy(queue: str, folder: Path) -> AsyncIterator[str]:
+    """The address of an nginx before the queue, as it comes but for its patience."""
+    assert NGINX is not None
+    port = free_port()
+    conf = folder / "nginx.conf"
+    conf.write_text(
+        NGINX_CONF.format(port=port, queue=queue, gives_up_after=PROXY_GIVES_UP_AFTER * 1000)
+    )
+    async with running(NGINX, "-p", str(folder), "-e", "stderr", "-c", str(conf)) as nginx:
+        while nginx.returncode is None:
+            try:
+                await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+                break
+            except OSError:
+                await trio.sleep(0.02)
+        yield f"http://127.0.0.1:{port}"
+
+
+Refusal = tuple[float, dict[str, Any]]  # when it came, and what it said
+
+
+async def poll(client: httpx.AsyncClient, shard: int, wait: float) -> tuple[float, list[Refusal]]:
+    """Ask until granted; when that was, and what was said before."""
+    refusals: list[Refusal] = []
+    while True:
+        answer = await client.get("/", params={"shard": shard, "wait": wait})
+        if answer.status_code == 200:
+            assert answer.json() == GRANT
+            return trio.current_time(), refusals
+        assert answer.status_code == 202
+        assert answer.headers["content-type"] == "application/json"
+        assert answer.headers["retry-after"] == answer.headers["x-retry-after-ms"] == "1"
+        refusals.append((trio.current_time(), answer.json()))
+
+
+def client_of(url: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=url, timeout=None)  # noqa: S113
+
+
+# Through a proxy
+
+
+@with_nginx
+async def test_through_a_proxy_a_client_that_polls_gets_in_when_one_that_holds_would(
+    tmp_path: Path,
+) -> None:
+    """Even shards hold directly, odd ones poll through nginx: two buckets with equal starts."""
+    granted_at: dict[int, float] = {}
+    polls: dict[int, int] = {}
+
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL, GATEWAY_QUEUE_MAX_CONCURRENCY=2) as server,
+        proxy(server.url, tmp_path) as proxy_url,
+        client_of(proxy_url) as client,
+    ):
+
+        async def hold(shard: int) -> None:
+            await grant_of(server, shard)
+            granted_at[shard] = trio.current_time()
+
+        async def ask_again_and_again(shard: int) -> None:
+            granted_at[shard], refusals = await poll(client, shard, WAIT)
+            polls[shard] = len(refusals) + 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold, 0)
+            nursery.start_soon(hold, 1)
+        # From here on both buckets open every 0.4 s. Who asks 0.1 s after an opening, and again
+        # each second, is never away when its turn comes; see ``test_seats`` for those who are.
+        await trio.sleep(INTERVAL / 4)
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for shard in range(2, 22, 2):
+                    nursery.start_soon(hold, shard)
+                    await server.logged("identify_queued", shard=shard)
+                    nursery.start_soon(ask_again_and_again, shard + 1)
+                    await server.logged("identify_queued", shard=shard + 1)
+
+    apart = [granted_at[shard + 1] - granted_at[shard] for shard in range(2, 22, 2)]
+    assert max(map(abs, apart)) < 0.1, apart
+    assert max(polls.values()) > 3
+
+
+@with_nginx
+async def test_through_that_proxy_a_client_that_holds_is_told_of_a_time_out(tmp_path: Path) -> None:
+    """And if it is an old one, which takes any answer for a grant, it identifies now."""
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=LONG) as server,
+        proxy(server.url, tmp_path) as proxy_url,
+        client_of(proxy_url) as client,
+    ):
+        answer = await client.get("/?shard=0")
+        assert answer.status_code == 504
+        assert answer.elapsed.total_seconds() == pytest.approx(PROXY_GIVES_UP_AFTER, abs=0.5)
+        await server.logged("identify_left", shard=0)
+        with trio.fail_after(PROXY_GIVES_UP_AFTER):
+            told = await client.get(f"/?shard=0&wait={WAIT}")
+        assert (told.status_code, told.json()["position"]) == (202, 1)
+
+
+# What it is told
+
+
+async def test_who_is_put_off_is_told_its_place_and_when_to_expect_its_turn() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server,
+        client_of(server.url) as client,
+        AsyncExitStack() as clients,
+    ):
+        for shard in range(3):
+            await clients.enter_async_context(waiting(server, shard))
+        granted_at, refusals = await poll(client, 3, wait=0.13)
+
+    positions = [told["position"] for _, told in refusals]
+    assert {*positions} == {1, 2, 3, 4}
+    assert positions == sorted(positions, reverse=True)
+    assert {told["reason"] for _, told in refusals} == {"interval"}
+    errors = [at + told["expected_in"] - granted_at for at, told in refusals]
+    assert max(map(abs, errors)) < 0.1, errors
+
+
+async def test_at_the_end_who_may_be_put_off_is_told_at_once_and_the_others_are_not() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=LONG, GATEWAY_QUEUE_SHUTDOWN_GRACE=1) as server,
+        connect(server) as patient,
+        waiting(server, 2) as other,
+    ):
+        await patient.send("GET /?shard=1&wait=3600 HTTP/1.1", "Host: queue")
+        await server.logged("identify_queued", shard=1)
+        server.process.terminate()
+        with trio.fail_after(AT_ONCE):
+            answer = await patient.answer()
+        assert answer.status == 202
+        assert json.loads(answer.body)["reason"] == "ending"
+        assert answer.headers["retry-after"] == answer.headers["x-retry-after-ms"] == "1"
+        assert await server.ended() == 0
+        assert await other.rest() == b""
+
+
+# At nobody's cost
+
+
+async def test_who_is_put_off_is_not_granted_what_it_will_never_hear_of() -> None:
+    """The waits end just as the bucket opens, a little before or after."""
+    interval = 0.1
+    heard = 0
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=interval, GATEWAY_QUEUE_CRASH_LOOP="off") as server,
+        connect(server) as client,
+    ):
+        for number in range(40):
+            wait = interval - 0.002 + number % 20 / 10_000
+            await client.send(f"GET /?shard=0&wait={wait:.4f} HTTP/1.1", "Host: queue")
+            heard += (await client.answer()).status == 200
+        assert await server.stop() == 0
+    assert 0 < heard == len(server.logged_so_far("identify_granted"))
+
+
+async def test_a_client_that_does_not_take_its_refusal_holds_up_nobody() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server,
+        connect_http2(server, window=0) as stuck,
+        connect(server) as other,
+    ):
+        await stuck.answer_begun(await stuck.ask("/?shard=0&wait=0.1"))
+        await other.ask(1)
+        with trio.fail_after(INTERVAL + AT_ONCE):
+            assert (await other.answer()).is_grant
+    assert not server.logged_so_far("identify_granted", shard=0)
+
+
+async def test_what_cannot_be_meant_is_refused() -> None:
+    async with running_server() as server, client_of(server.url) as client:
+        for query in WRONG:
+            answer = await client.get(f"/?shard=1&{query}")
+            problem = answer.json()
+            assert (query, answer.status_code, problem["status"]) == (query, 400, 400)
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert query.partition("=")[0] in problem["detail"]
+    assert not server.logged_so_far("identify_queued")
+
+
+async def test_a_client_that_asks_a_thousand_times_a_second_costs_others_nothing() -> None:
+    crowd = range(60)
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.2, GATEWAY_QUEUE_MAX_CONCURRENCY=2) as server,
+        AsyncExitStack() as clients,
+    ):
+        for shard in crowd:
+            await clients.enter_async_context(waiting(server, shard))
+        await ask_a_thousand_times_a_second(server, shard=len(crowd), seconds=1)
+        memory, before = resident(server), len(server.logged_so_far("identify_granted"))
+        asked = await ask_a_thousand_times_a_second(server, shard=len(crowd), seconds=3)
+        grown, granted = (
+            resident(server) - memory,
+            server.logged_so_far("identify_granted")[before:],
+        )
+
+    late = sorted(line["late"] for line in granted)
+    middle, most = late[len(late) // 2], late[-1]
+    sys.stdout.write(
+        f"asked {asked} times: {len(granted)} grants, late by {middle:.4f} s, at most by"
+        f" {most:.4f} s; {grown} KiB more\n"
+    )
+    assert asked > 300
+    assert len(granted) > 10  # 30 on an idle machine
+    assert middle < 0.02
+    assert most < 0.2
+    assert grown < asked  # nobody leaves a KiB behind
+
+
+async def ask_a_thousand_times_a_second(server: Program, *, shard: int, seconds: float) -> int:
+    """How often it was, really."""
+    async with running(
+        sys.executable,
+        str(IMPATIENT_CLIENT),
+        f"--queue={server.url}",
+        f"--shard={shard}",
+        f"--seconds={seconds}",
+    ) as client:
+        return int((await client.logged("asked"))["times"])
+
+
+def resident(server: Program) -> int:
+    """KiB in memory."""
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split(maxsplit=1)[0])
