@@ -1,0 +1,287 @@
+"""A server without tasks: the pace, the line and the allowance on a simulated clock."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+from itertools import count
+from operator import itemgetter
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from gateway_queue.allowance import (
+    DAY,
+    Allowance,
+    CountedAllowance,
+    ReadAllowance,
+    Reserve,
+    SessionStartLimit,
+)
+from gateway_queue.line import Line, respread
+from gateway_queue.pace import Layout, Pace, Spacing, late
+from gateway_queue.starts import CONFIRMABLE
+
+SEAT_TTL = 60.0
+RESERVE = 2
+
+# Few enough to meet each other, in each of the layouts and after a change.
+shards = st.sampled_from([None, 0, 1, 4, 16, 17, 20])
+layouts = st.sampled_from([Layout(1), Layout(16), Layout(6, cap=4), Layout(16, cap=4)])
+
+
+@dataclass(eq=False)
+class Client:
+    shard: int | None
+    confirms: bool
+    granted_at: float | None = None
+
+
+@dataclass(eq=False)
+class Grant:
+    """``era`` counts restarts and resizes: any grant from before one concerns all buckets."""
+
+    client: Client
+    number: int
+    at: float
+    era: int
+    was_before_restart: bool = False
+    received_at: float | None = None  # when the client had the answer at the latest
+    confirmed_at: list[float] = field(default_factory=list)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Clients come and leave; the server is slow, is resized, restarted, and reads limits."""
+
+    @initialize(
+        now=st.floats(0, 1e6) | st.floats(1e9, 2e9),
+        interval=st.just(5.5) | st.floats(0.1, 60),
+        with_token=st.booleans(),
+        total=st.sampled_from([4, 40]),
+        layout=layouts,
+    )
+    def first_start(
+        self,
+        now: float,
+        interval: float,
+        with_token: bool,  # noqa: FBT001
+        total: int,
+        layout: Layout,
+    ) -> None:
+        self.now = now
+        self.spacing = Spacing.of(interval)
+        self.with_token = with_token
+        self.total = total
+        self.stall = 0.0
+        self.era = 0
+        self.numbers = count(1)
+        self.grants: list[Grant] = []
+        self.open(layout)
+
+    def open(self, layout: Layout) -> None:
+        self.layout = layout
+        self.era += 1
+        self.here: list[Client] = []
+        self.in_hand: list[tuple[float, Grant]] = []
+        opens_at = late(self.now + self.spacing.interval)
+        self.paces = [Pace(self.spacing, opens_at) for _ in range(layout.buckets)]
+        self.lines = self.new_lines()
+        journal = deque(grant.at for grant in self.grants if grant.at >= self.now - DAY)
+        self.allowance: Allowance = (
+            ReadAllowance(Reserve(RESERVE), grants=journal)
+            if self.with_token
+            else CountedAllowance(Reserve(RESERVE), total=self.total, grants=journal)
+        )
+        self.read(used=0, took=0.0)
+
+    def new_lines(self) -> list[Line[Client]]:
+        return [Line(self.numbers, SEAT_TTL) for _ in range(self.layout.buckets)]
+
+    def line_of(self, client: Client) -> Line[Client]:
+        return self.lines[self.layout.bucket_of(client.shard)]
+
+    # What happens to the server
+
+    @rule(crowd=st.lists(st.builds(Client, shards, st.booleans()), min_size=1, max_size=4))
+    def arrive(self, crowd: list[Client]) -> None:
+        for client in crowd:
+            self.here.append(client)
+            self.line_of(client).arrive(client)
+        self.run_until(self.now)
+
+    @precondition(lambda self: self.here)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        client = data.draw(st.sampled_from(self.here))
+        self.here.remove(client)
+        self.line_of(client).leave(client, self.now)
+
+    @precondition(lambda self: self.confirmable())
+    @rule(data=st.data())
+    def confirm(self, data: st.DataObject) -> None:
+        grant = data.draw(st.sampled_from(self.confirmable()))
+        grant.confirmed_at.append(self.now)
+        self.paces[self.layout.bucket_of(grant.client.shard)].confirm(grant.number, self.now)
+
+    def confirmable(self) -> list[Grant]:
+        """The latest grant of each shard."""
+        latest = {grant.client.shard: grant for grant in self.grants}
+        latest.pop(None, None)
+        return [grant for grant in latest.values() if grant.at > self.now - CONFIRMABLE]
+
+    @precondition(lambda self: self.due())
+    @rule(seconds=st.floats(0, 1))
+    def the_next_one_is_granted_or_has_its_answer(self, seconds: float) -> None:
+        at, _ = min(self.due(), key=itemgetter(0))
+        self.run_until(max(self.now, at) + seconds)
+
+    @rule(seconds=st.floats(0, 20) | st.floats(0, 20) | st.floats(0, DAY))
+    def time_passes(self, seconds: float) -> None:
+        self.run_until(self.now + seconds)
+
+    @rule(seconds=st.just(0.0) | st.floats(0, 20))
+    def answers_take(self, seconds: float) -> None:
+        self.stall = seconds
+
+    @precondition(lambda self: self.with_token)
+    @rule(used=st.integers(0, 40), took=st.floats(0, 5))
+    def read(self, used: int, took: float) -> None:
+        if isinstance(self.allowance, ReadAllowance):
+            sent_at = self.now
+            self.run_until(self.now + took)
+            remaining = max(0, self.total - used)
+            self.allowance.read(SessionStartLimit(self.total, remaining, 0.0, 1), sent_at)
+
+    def something_was_granted(self) -> bool:
+        return bool(self.grants) and self.grants[-1].era == self.era
+
+    @precondition(something_was_granted)
+    @rule(layout=layouts)
+    def resize(self, layout: Layout) -> None:
+        self.era += 1
+        self.layout = layout
+        self.paces = [Pace.merged(self.paces) for _ in range(layout.buckets)]
+        old, self.lines = self.lines, self.new_lines()
+        respread(old, self.lines, layout.bucket_of)
+
+    @precondition(something_was_granted)
+    @rule(layout=layouts, seconds=st.just(0.0) | st.floats(0, 10))
+    def restart(self, layout: Layout, seconds: float) -> None:
+        for _, grant in self.in_hand:
+            grant.received_at = self.now
+        for grant in self.grants:
+            grant.was_before_restart = True
+        self.now += seconds
+        self.open(layout)
+
+    # What the buckets' tasks do
+
+    def run_until(self, end: float) -> None:
+        while True:
+            at, act = min(self.due(), key=itemgetter(0), default=(math.inf, None))
+            if at > end or act is None:
+                break
+            self.now = max(self.now, at)
+            act()
+        self.now = max(self.now, end)
+
+    def due(self) -> list[tuple[float, Callable[[], None]]]:
+        hand_overs = [(at, partial(self.hand_over, at, grant)) for at, grant in self.in_hand]
+        grants = [
+            (max(pace.ready_at, self.allowance.more_at(self.now)), partial(self.grant, bucket))
+            for bucket, (pace, line) in enumerate(zip(self.paces, self.lines, strict=True))
+            if line.waiting
+        ]
+        return [(at, act) for at, act in [*hand_overs, *grants] if at < math.inf]
+
+    def grant(self, bucket: int) -> None:
+        line, pace = self.lines[bucket], self.paces[bucket]
+        line.forget(self.now)
+        client = line.next()
+        assert client is not None
+        self.assert_may_identify(client, bucket)
+        line.grant(client)
+        grant = Grant(client, len(self.grants), self.now, self.era)
+        pace.grant(grant.number, self.now, confirm=client.confirms)
+        self.allowance.spend(self.now)
+        self.here.remove(client)
+        client.granted_at = self.now
+        self.grants.append(grant)
+        self.in_hand.append((self.now + self.stall, grant))
+
+    def hand_over(self, at: float, grant: Grant) -> None:
+        self.in_hand.remove((at, grant))
+        grant.received_at = self.now
+        for pace in self.paces:
+            pace.handed_over(grant.number, self.now)
+
+    # What must be true
+
+    def assert_may_identify(self, client: Client, bucket: int) -> None:
+        assert client in self.here
+        for earlier in self.grants:
+            same_bucket = (
+                self.share_key(earlier.client, client)
+                or self.layout.bucket_of(earlier.client.shard) == bucket
+            )
+            if same_bucket or earlier.era < self.era:
+                self.assert_is_long_enough_ago(earlier)
+            if same_bucket and not earlier.was_before_restart:
+                for confirmed_at in earlier.confirmed_at:
+                    assert self.since(confirmed_at) >= self.spacing.confirmed
+        if not self.with_token:
+            day = [grant for grant in self.grants if self.since(grant.at) <= DAY]
+            assert len(day) < self.total - RESERVE
+
+    def assert_is_long_enough_ago(self, earlier: Grant) -> None:
+        if earlier.was_before_restart or not earlier.client.confirms:
+            assert self.since(earlier.at) >= self.spacing.interval
+        received_at = [at for at in (earlier.received_at, *earlier.confirmed_at) if at is not None]
+        assert received_at, "its answer is still in hand"
+        if earlier.confirmed_at:
+            seconds = min(self.spacing.interval, self.spacing.confirmed)
+        elif earlier.was_before_restart:
+            seconds = self.spacing.interval
+        else:
+            seconds = self.spacing.after_grant(confirm=earlier.client.confirms)
+        assert self.since(min(received_at)) >= seconds
+
+    def since(self, at: float) -> Fraction:
+        return Fraction(self.now) - Fraction(at)
+
+    def share_key(self, one: Client, other: Client) -> bool:
+        if one.shard is None or other.shard is None:
+            return False
+        return (one.shard - other.shard) % self.layout.max_concurrency == 0
+
+    def teardown(self) -> None:
+        """Nobody waits for ever: the number ahead decides, once the allowance permits."""
+        if not hasattr(self, "lines"):
+            return
+        waiting = [(client, self.line_of(client).position(client)) for client in self.here]
+        hold = self.spacing.hold
+        opens_at = max(
+            self.now,
+            *(pace.opens_at for pace in self.paces),
+            *(at + hold for at, _ in self.in_hand),
+        )
+        self.stall = 0.0
+        if isinstance(self.allowance, ReadAllowance):
+            self.allowance.read(SessionStartLimit(10_000, 10_000, 0.0, 1), self.now)
+        else:
+            # Each day at least as many get in as the day may have.
+            opens_at += DAY * math.ceil(len(waiting) / (self.total - RESERVE))
+        self.run_until(opens_at + hold * len(waiting) + 1)
+        assert not self.here
+        for client, position in waiting:
+            assert client.granted_at is not None
+            rounding = 1e-5
+            ahead = position - 1 if self.with_token else len(waiting)
+            assert client.granted_at <= opens_at + ahead * hold + rounding
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=150, stateful_step_count=50)

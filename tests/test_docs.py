@@ -1,0 +1,109 @@
+"""The documentation says what the code does, as far as that can be compared."""
+
+import ast
+import re
+from contextlib import closing
+from pathlib import Path
+
+from gateway_queue import scrape
+from gateway_queue.allowance import CountedAllowance, Reserve
+from gateway_queue.asking import RESERVED
+from gateway_queue.journal import Journal
+from gateway_queue.log import LEVELS
+from gateway_queue.metrics import Metrics
+from gateway_queue.pace import Layout
+from gateway_queue.queue import Queue
+from gateway_queue.settings import describe
+from gateway_queue.starts import Starts
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+CI = ROOT / ".ci" / "run"
+HTTP, OPERATING, SETTINGS = (ROOT / "docs" / f"{n}.md" for n in ("http", "operating", "settings"))
+SOURCE = ROOT / "src" / "gateway_queue"
+
+
+def rows(page: Path) -> list[list[str]]:
+    """The cells of all rows of tables that begin with a name."""
+    lines = page.read_text().splitlines()
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("| `")
+    ]
+
+
+def name(cell: str) -> str:
+    return cell.strip("`").partition("{")[0]
+
+
+def test_the_page_of_settings_has_all_there_is_to_know_of_each() -> None:
+    assert rows(SETTINGS) == [
+        [
+            f"`{setting.name}`",
+            "" if setting.is_secret else f"`{setting.flag}`",
+            f"`{setting.default}`",
+            setting.meaning,
+            setting.allowed,
+        ]
+        for setting in describe()
+    ]
+
+
+def test_the_readme_has_each_setting_and_its_default() -> None:
+    defaults = [row[:2] for row in rows(README)]
+
+    assert defaults == [[f"`{setting.name}`", f"`{setting.default}`"] for setting in describe()]
+
+
+def test_ci_makes_the_checks_as_the_readme_says() -> None:
+    (command,) = re.findall(r"^.*/nox$", README.read_text(), re.MULTILINE)
+    steps = command.split(" && ")
+
+    assert [line for line in CI.read_text().splitlines() if line in steps] == steps
+
+
+def test_each_reserved_path_is_documented() -> None:
+    page = HTTP.read_text()
+
+    assert [path for path in sorted(RESERVED) if path not in page] == []
+
+
+def test_each_log_line_is_documented() -> None:
+    documented = [name(row[0]) for row in rows(OPERATING) if row[1].partition(";")[0] in LEVELS]
+
+    assert sorted(documented) == sorted(events())
+
+
+def events() -> set[str]:
+    """What the server logs: the strings among the arguments of `log`'s methods, or of `say`."""
+    arguments = [
+        argument
+        for module in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Call)
+        and re.fullmatch(r"((structlog\.get_logger\(\)|log)\.\w+|say)", ast.unparse(node.func))
+        for argument in node.args
+    ]
+    return {
+        node.value
+        for argument in arguments
+        for node in ast.walk(argument)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+async def test_each_metric_is_documented() -> None:
+    documented = [name(row[0]) for row in rows(OPERATING) if row[0].startswith("`gateway_queue_")]
+    starts = Starts(
+        allowance=CountedAllowance(Reserve(0), 1000),
+        journal=Journal.in_memory(),
+        crash_loop=None,
+        retry=1,
+    )
+    with closing(starts.journal):
+        page = await scrape.page(
+            Queue(starts=starts, layout=Layout(), interval=1, seat_ttl=1, metrics=Metrics())
+        )
+
+    assert sorted(documented) == sorted(re.findall(r"^# TYPE (\w+)", page.decode(), re.MULTILINE))
