@@ -7,6 +7,7 @@ max_concurrency has them, and knows how everybody stands.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from typing import Literal
 
 import structlog
@@ -131,15 +132,18 @@ class Queue:
         """How one waiting request stands."""
         now = trio.current_time()
         bucket = self._seat(turn)
-        return self._standing(bucket, turn, bucket.line.position(turn), now)
+        return self._standing(bucket, turn, bucket.line.position(turn), now, self._starts(now))
 
     def standings(self, bucket: Bucket) -> Iterator[tuple[Turn, Standing]]:
         """How everybody in a bucket stands, in the order of seats."""
         now = trio.current_time()
+        starts = self._starts(now)
         for position, turn in enumerate(list(bucket.line), 1):
-            yield turn, self._standing(bucket, turn, position, now)
+            yield turn, self._standing(bucket, turn, position, now, starts)
 
-    def _standing(self, bucket: Bucket, turn: Turn, position: int, now: float) -> Standing:
+    def _standing(
+        self, bucket: Bucket, turn: Turn, position: int, now: float, starts: float
+    ) -> Standing:
         eligible_at = self.starts.eligible_at(turn.shard)
         reason: Reason | None = self.starts.obstacle(now)
         if self.ending:
@@ -147,12 +151,14 @@ class Queue:
         elif reason is None:
             reason = "crash_loop" if eligible_at > now else "interval"
         at = max(bucket.granted_at(position, now), eligible_at)
-        waiting = sum(bucket.line.waiting for bucket in self.buckets)
+        if starts < inf:
+            starts -= sum(bucket.grants_before(at, now) for bucket in self.buckets)
+        return Standing(position, round(at - now, 3) if starts > 0 else None, reason)
+
+    def _starts(self, now: float) -> float:
+        """How many starts those who wait have to share; inf if there is one for each."""
         left = self.starts.left(now)
-        enough = left >= waiting or left > sum(
-            bucket.grants_before(at, now) for bucket in self.buckets
-        )
-        return Standing(position, at - now if enough else None, reason)
+        return inf if left >= sum(bucket.line.waiting for bucket in self.buckets) else left
 
     def _seat(self, turn: Turn) -> Bucket:
         bucket = self.bucket_of(turn.shard)

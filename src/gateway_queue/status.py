@@ -23,7 +23,7 @@ async def page(queue: Queue) -> bytes:
                         "shard": turn.shard,
                         "bucket": bucket.index,
                         "position": standing.position,
-                        "expected_in": _rounded(standing.expected_in),
+                        "expected_in": standing.expected_in,
                         "reason": standing.reason,
                         "waited": _rounded(trio.current_time() - turn.arrived_at),
                     }

@@ -17,7 +17,7 @@ import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from gateway_queue import scrape, status
 from gateway_queue.asking import Ask, Problem, ask_of, confirmation_of, path_of
@@ -220,12 +220,14 @@ async def _problem_page(problem: Problem) -> Response:
 
 
 async def _error_page(error: HTTPException) -> Response:
-    detail = error.description or "no details are known"
-    if error.code == 404:
+    detail, headers = error.description or "no details are known", {}
+    if isinstance(error, NotFound):
         detail = "nothing is here, and no turn was taken; ask with /?shard=42"
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+        detail = f"this page answers to {headers['Allow']} only"
     page = await _problem_page(Problem(error.code or 500, detail))
-    if isinstance(error, MethodNotAllowed) and error.valid_methods:
-        page.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    page.headers.update(headers)
     return page
 
 
