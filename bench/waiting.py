@@ -17,14 +17,14 @@ What is measured, and how:
 
 arrivals    A client has arrived when the server has taken it. No endpoint is asked. The burst is
             over when every request is sent, the accept queue is empty and, for the 0.1 s that
-            follow, the server sleeps whenever it is looked at and uses at most one tick of CPU;
+            follow, the server sleeps whenever it is looked at and uses at most 10 ms of CPU;
             if then some connection has unread bytes (/proc/net/tcp), it goes on. The quiet 0.1 s
-            do not count. CPU is utime + stime of /proc/PID/stat, the grants of the burst included.
+            do not count. CPU is that of /proc/PID/task/*/schedstat, the grants of the burst included.
 KiB         VmRSS of /proc/PID/status after the burst less VmRSS before, per client then waiting.
 late        The server's own word, ``late`` of its ``identify_granted`` lines: from the moment the
             bucket was open and had somebody there, to the grant. A grant belongs to the phase its
             answer came in. p99 is the nearest rank: of fewer than 100 grants it is the maximum.
-parked CPU  The same utime + stime in percent of the wall time, grants included.
+parked CPU  The same in percent of the wall time, grants included.
 gap         Between two answers of one bucket, by the kernel's time stamp of each answer's last
             byte, so that a slow benchmark does not show. The minimum is over all answers, the
             maximum over those since the burst began (from then on every bucket has clients).
@@ -52,7 +52,6 @@ from outside import ESTABLISHED, LISTENING, Answer, Crowd, Server, receive_queue
 
 IN_FLIGHT = 100  # no more than any backlog there is: no SYN is dropped
 QUIET = 0.1
-TICKS = os.sysconf("SC_CLK_TCK")
 SPARE_FILES = 100
 
 
@@ -77,19 +76,19 @@ def burst(crowd: Crowd, clients: int) -> None:
         crowd.join()
 
 
-def wait_until_taken(server: Server, crowd: Crowd) -> tuple[float, int]:
-    """Return the moment of the last arrival, and the server's CPU ticks then."""
+def wait_until_taken(server: Server, crowd: Crowd) -> tuple[float, float]:
+    """Return the moment of the last arrival, and the server's CPU seconds by then."""
     while True:
-        since, ticks = time.monotonic(), server.ticks()
+        since, cpu = time.monotonic(), server.cpu()
         while time.monotonic() - since < QUIET:
             crowd.listen(0.02)
             server.must_live()
-            if not server.sleeps() or server.ticks() - ticks > 1:
+            if not server.sleeps() or server.cpu() - cpu > 0.01:
                 break
         else:
             left = (receive_queues(crowd.port, state) for state in (LISTENING, ESTABLISHED))
             if not any(map(any, left)):
-                return since, ticks
+                return since, cpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +155,15 @@ def measure(server: Server, options: argparse.Namespace) -> Result:
     ask_idle_buckets(crowd, options.buckets, options.interval)
     server.must_live()
 
-    rss, ticks, burst_at = server.rss(), server.ticks(), time.monotonic()
+    rss, burst_cpu, burst_at = server.rss(), server.cpu(), time.monotonic()
     burst(crowd, options.clients)
-    taken_at, taken_ticks = wait_until_taken(server, crowd)
+    taken_at, taken_cpu = wait_until_taken(server, crowd)
     kib = (server.rss() - rss) / max(1, len(crowd.waiting))
 
-    parked_at, parked_ticks = time.monotonic(), server.ticks()
+    parked_at, parked_cpu = time.monotonic(), server.cpu()
     crowd.listen(options.seconds_parked)
     parked = time.monotonic() - parked_at
-    parked_cpu = (server.ticks() - parked_ticks) / TICKS
+    parked_cpu = server.cpu() - parked_cpu
 
     server.must_live()
     late = {line["shard"]: line["late"] for line in server.lines("identify_granted")}
@@ -178,7 +177,7 @@ def measure(server: Server, options: argparse.Namespace) -> Result:
         seen = (answer.shard for answer in crowd.answers if start <= answer.at < end)
         return lateness([late[shard] for shard in seen if shard in late])
 
-    cpu = max(1, taken_ticks - ticks) / TICKS
+    cpu = taken_cpu - burst_cpu
     return Result(
         clients=options.clients,
         buckets=options.buckets,

@@ -19,7 +19,9 @@ from gateway_queue.starts import Starts
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 CI = ROOT / ".ci" / "run"
-HTTP, OPERATING, SETTINGS = (ROOT / "docs" / f"{n}.md" for n in ("http", "operating", "settings"))
+DOCS = ROOT / "docs"
+DESIGN, HTTP, OPERATING = DOCS / "design.md", DOCS / "http.md", DOCS / "operating.md"
+SETTINGS = DOCS / "settings.md"
 SOURCE = ROOT / "src" / "gateway_queue"
 
 
@@ -67,6 +69,12 @@ def test_each_reserved_path_is_documented() -> None:
     page = HTTP.read_text()
 
     assert [path for path in sorted(RESERVED) if path not in page] == []
+
+
+def test_the_design_has_a_place_for_each_module() -> None:
+    modules = {module.name for module in SOURCE.glob("[!_]*.py")}
+
+    assert set(re.findall(r"`(\w+\.py)`", DESIGN.read_text())) == modules
 
 
 def test_each_log_line_is_documented() -> None:

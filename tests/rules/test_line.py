@@ -85,11 +85,12 @@ class AnyOrder(RuleBasedStateMachine):
     def arrive(self, shard: int | None) -> None:
         client = Client(shard)
         seats = self.seats_of(client)
-        if not seats.absent:
+        returns = seats.absent > 0
+        if not returns:
             self.seats_given += 1
             seats.numbers.append(self.seats_given)
         seats.clients.append(client)
-        self.line_of(shard).arrive(client)
+        assert self.line_of(shard).arrive(client) == returns
 
     @precondition(lambda self: self.here())
     @rule(data=st.data(), seconds=st.floats(0, 5))
@@ -252,6 +253,20 @@ def test_a_shard_that_may_not_go_holds_up_nobody_and_keeps_its_rank(line: Line[C
     assert client.shard == 2
     line.grant(client)
     assert list(drain(line)) == [1, 3]
+
+
+def test_after_a_resize_the_longest_gone_are_still_forgotten_first() -> None:
+    numbers = count(1)
+    old = [Line[Client](numbers, SEAT_TTL) for _ in range(2)]
+    for shard, left_at in ((0, 20.0), (1, 10.0)):
+        client = Client(shard)
+        old[shard].arrive(client)
+        old[shard].leave(client, now=left_at)
+    line = Line[Client](numbers, SEAT_TTL)
+    respread(old, [line], lambda _: 0)
+    assert line.forgets_at == 70.0
+    line.forget(now=70.0)
+    assert line.forgets_at == 80.0
 
 
 def test_100_000_absent_seats_cost_little(line: Line[Client]) -> None:
