@@ -19,12 +19,13 @@ arrivals    A client has arrived when the server has taken it. No endpoint is as
             over when every request is sent, the accept queue is empty and, for the 0.1 s that
             follow, the server sleeps whenever it is looked at and uses at most 10 ms of CPU;
             if then some connection has unread bytes (/proc/net/tcp), it goes on. The quiet 0.1 s
-            do not count. CPU is that of /proc/PID/task/*/schedstat, the grants of the burst included.
+            do not count. CPU: /proc/PID/task/*/schedstat, the grants of the burst included.
 KiB         VmRSS of /proc/PID/status after the burst less VmRSS before, per client then waiting.
 late        The server's own word, ``late`` of its ``identify_granted`` lines: from the moment the
             bucket was open and had somebody there, to the grant. A grant belongs to the phase its
             answer came in. p99 is the nearest rank: of fewer than 100 grants it is the maximum.
-parked CPU  The same in percent of the wall time, grants included.
+parked CPU  The same in percent of the wall time, over the slices of 50 ms in which nobody is
+            granted; and what the other slices cost for each grant.
 gap         Between two answers of one bucket, by the kernel's time stamp of each answer's last
             byte, so that a slow benchmark does not show. The minimum is over all answers, the
             maximum over those since the burst began (from then on every bucket has clients).
@@ -52,6 +53,7 @@ from outside import ESTABLISHED, LISTENING, Answer, Crowd, Server, receive_queue
 
 IN_FLIGHT = 100  # no more than any backlog there is: no SYN is dropped
 QUIET = 0.1
+SLICE = 0.05
 SPARE_FILES = 100
 
 
@@ -91,6 +93,32 @@ def wait_until_taken(server: Server, crowd: Crowd) -> tuple[float, float]:
                 return since, cpu
 
 
+@dataclass(slots=True)
+class Parked:
+    """The server's CPU seconds while all wait, apart for slices of time with and without grants."""
+
+    quiet_seconds: float = 0.0
+    quiet_cpu: float = 0.0
+    busy_cpu: float = 0.0
+    grants: int = 0
+
+
+def watch_parked(server: Server, crowd: Crowd, seconds: float) -> Parked:
+    parked = Parked()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        at, cpu, answers = time.monotonic(), server.cpu(), len(crowd.answers)
+        crowd.listen(SLICE)
+        cpu = server.cpu() - cpu
+        if grants := len(crowd.answers) - answers:
+            parked.grants += grants
+            parked.busy_cpu += cpu
+        else:
+            parked.quiet_seconds += time.monotonic() - at
+            parked.quiet_cpu += cpu
+    return parked
+
+
 @dataclass(frozen=True, slots=True)
 class Late:
     """How late one phase's grants were, in ms."""
@@ -123,6 +151,7 @@ class Result:
     cpu_us_per_arrival: float
     kib_per_client: float
     parked_cpu_percent: float
+    cpu_ms_per_grant: float
     late_ms: dict[str, Late]
     gaps: Gaps
     lost: int
@@ -160,10 +189,7 @@ def measure(server: Server, options: argparse.Namespace) -> Result:
     taken_at, taken_cpu = wait_until_taken(server, crowd)
     kib = (server.rss() - rss) / max(1, len(crowd.waiting))
 
-    parked_at, parked_cpu = time.monotonic(), server.cpu()
-    crowd.listen(options.seconds_parked)
-    parked = time.monotonic() - parked_at
-    parked_cpu = server.cpu() - parked_cpu
+    parked = watch_parked(server, crowd, options.seconds_parked)
 
     server.must_live()
     late = {line["shard"]: line["late"] for line in server.lines("identify_granted")}
@@ -188,7 +214,8 @@ def measure(server: Server, options: argparse.Namespace) -> Result:
         arrivals_per_cpu_second=options.clients / cpu,
         cpu_us_per_arrival=cpu / options.clients * 1e6,
         kib_per_client=kib,
-        parked_cpu_percent=parked_cpu / parked * 100,
+        parked_cpu_percent=parked.quiet_cpu / parked.quiet_seconds * 100,
+        cpu_ms_per_grant=parked.busy_cpu / max(1, parked.grants) * 1e3,
         late_ms={
             "idle": phase(0, burst_at),
             "burst": phase(burst_at, taken_at),
@@ -216,6 +243,7 @@ def show(r: Result) -> None:
     row("KiB per waiting client", f"{r.kib_per_client:.1f}", "<= 22", met=r.kib_per_client <= 22)
     percent = r.parked_cpu_percent
     row("CPU while parked", f"{percent:.2f} %", "< 0.5 %", met=percent < 0.5)
+    row("CPU ms per grant", f"{r.cpu_ms_per_grant:.1f}")
     row("", "p50 / p99 / max (grants)")
     for phase, limit in (("idle", math.inf), ("burst", 10), ("parked", 2)):
         late = r.late_ms[phase]

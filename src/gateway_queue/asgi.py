@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 import trio
+from hypercorn.config import Config
 from hypercorn.utils import LifespanFailureError
 from quart_trio.asgi import TrioASGILifespan
 
@@ -22,12 +23,23 @@ from gateway_queue.web import create_app
 class Lifespan(TrioASGILifespan):
     async def __call__(self, receive: Any, send: Any) -> None:
         # Hypercorn's receive is a method of its lifespan, which has the configuration.
-        if receive.__self__.config.workers > 1:
+        if why := _unfit(receive.__self__.config):
             await receive()  # Hypercorn loses an error from before its first event
-            raise LifespanFailureError(
-                "startup", "the queue is one process: run it with --workers 1"
-            )
+            raise LifespanFailureError("startup", why)
         await super().__call__(receive, send)
+
+
+def _unfit(config: Config) -> str | None:
+    """Why the queue cannot run in this Hypercorn, if it cannot."""
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return "the queue runs on trio: run it with --worker-class trio"
+    if config.workers > 1:
+        return "the queue is one process: run it with --workers 1"
+    if config.quic_bind:
+        return "the queue does not speak HTTP/3: run it without --quic-bind"
+    return None
 
 
 app = create_app()

@@ -7,6 +7,7 @@ module knows tasks and the trio clock; the order of seats is `line`'s, the arith
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -20,6 +21,9 @@ from gateway_queue.starts import Starts
 from gateway_queue.turn import Turn
 
 log = structlog.get_logger()
+
+# Seconds for which to sleep in one go, where a grant is due at the end.
+LONG_WAIT = 0.1
 
 
 class Seating(Protocol):
@@ -48,6 +52,7 @@ class Bucket:
         self._metrics = metrics
         self._seat = seat
         self._asleep = trio.CancelScope()
+        self._due_at = math.inf  # when a grant was due, when that was last considered
         self.hand_in, self._arrivals = trio.open_memory_channel[Turn](math.inf)
 
     async def run(self) -> None:
@@ -58,7 +63,7 @@ class Bucket:
             self.take_arrivals()
             now = trio.current_time()
             self.line.forget(now)
-            if self.opens_at(now) <= now:
+            if self.may_grant_at(now) <= now:
                 self._grant_next(now)
 
     def look_again(self) -> None:
@@ -71,13 +76,22 @@ class Bucket:
             while True:
                 self._take(self._arrivals.receive_nowait())
 
-    def opens_at(self, now: float) -> float:
+    def may_grant_at(self, now: float) -> float:
         """When a shard that is not slowed down may be granted; inf if the clock can't tell."""
         return max(self.pace.ready_at, self._starts.more_at(now))
 
-    def granted_at(self, position: int, now: float) -> float:
-        """When the request at a position of the line is likely to be granted."""
-        return max(now, self.pace.opens_at) + (position - 1) * self.pace.spacing.interval
+    def granted_at(self, ahead: int, slowed_ahead: Sequence[float], now: float) -> float:
+        """When somebody with so many ahead is likely to be granted.
+
+        ``slowed_ahead``: when those of them are eligible who are slowed down. They take a
+        slot only if that comes first.
+        """
+        first_at = max(now, self.pace.opens_at)
+        interval = self.pace.spacing.interval
+        ahead -= len(slowed_ahead)
+        for eligible_at in sorted(slowed_ahead):
+            ahead += eligible_at <= first_at + ahead * interval
+        return first_at + ahead * interval
 
     def grants_before(self, at: float, now: float) -> int:
         """How many of those who wait here will be granted before an instant, as far as we know."""
@@ -86,16 +100,22 @@ class Bucket:
         return min(max(0, slots), self.line.waiting)
 
     def _next_look_at(self) -> float:
+        now = trio.current_time()
+        self._due_at = max(self.may_grant_at(now), self._somebody_at(now))
         if not self.line.waiting:
             return self.line.forgets_at
-        now = trio.current_time()
-        return min(self.line.forgets_at, max(self.opens_at(now), self._somebody_at(now)))
+        at = self._due_at
+        # Linux may end a wait late by a thousandth of its length (5 ms of an interval): so
+        # wake up a little before, and sleep the short rest.
+        if LONG_WAIT < at - now < math.inf:
+            at -= (at - now) / 500
+        return min(self.line.forgets_at, at)
 
     def _somebody_at(self, now: float) -> float:
         """When one of those who wait is not slowed down."""
-        if self._next(now) is not None:
+        if not self.line.waiting or self._next(now) is not None:
             return now
-        return min(self._starts.eligible_at(turn.shard) for turn in self.line)
+        return min(self._starts.eligible_at(shard) for shard in self.line.shards)
 
     def _next(self, now: float) -> Turn | None:
         return self.line.next(lambda shard: self._starts.eligible_at(shard) <= now)
@@ -109,12 +129,7 @@ class Bucket:
         turn = self._next(now)
         if turn is None:
             return
-        could_at = max(
-            self.pace.opens_at,
-            turn.arrived_at,
-            self._starts.changed_at,
-            self._starts.eligible_at(turn.shard),
-        )
+        could_at = max(turn.arrived_at, min(self._due_at, now))
         number = self._starts.spend(turn.shard, self.index, confirm=turn.confirm)
         if number is None:
             return

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import NoReturn
@@ -12,7 +13,7 @@ import trio
 from rich.console import Console
 
 from gateway_queue import __version__, log
-from gateway_queue.discord import TokenRefusedError
+from gateway_queue.discord import CannotAskError, TokenRefusedError
 from gateway_queue.journal import JournalError
 from gateway_queue.report import Status, parse, report
 from gateway_queue.settings import SECRETS, Setting, Settings, SettingsError, describe, load
@@ -24,6 +25,9 @@ EXIT_TOKEN_REFUSED = 78
 
 # A server that grants on time answers within milliseconds.
 ANSWER_SECONDS = 5.0
+
+# A hundred bytes for each of a million seats.
+LONGEST_ANSWER = 10**8
 
 WHERE = "HOST and PORT, or --url, say where the server is"
 
@@ -121,7 +125,7 @@ def _serve(settings: Settings) -> None:
         trio.run(serve, settings)
     except* TokenRefusedError as group:
         _fail(group, EXIT_TOKEN_REFUSED, "check DISCORD_TOKEN")
-    except* (CannotListenError, JournalError) as group:
+    except* (CannotAskError, CannotListenError, JournalError) as group:
         _fail(group, 1)
 
 
@@ -141,8 +145,10 @@ def _ask(address: str, settings: Settings, *, trust_env: bool) -> tuple[bytes, S
                 _fail(f"{foreign}, or a proxy before it answers: {_outcome(response)}", 1, WHERE)
             if not response.headers.get("Content-Type", "").startswith("application/json"):
                 _fail(f"{foreign}: it sends no JSON", 1, WHERE)
-            body = response.read()
+            body = _read(response)
         return body, parse(body)
+    except (ImportError, OSError) as error:
+        _fail(f"cannot use the proxy or the certificates that the environment names: {error}", 1)
     except httpx.InvalidURL as error:
         _fail(f"{address} is no address: {error}", 2, WHERE)
     except httpx.TimeoutException:
@@ -151,6 +157,17 @@ def _ask(address: str, settings: Settings, *, trust_env: bool) -> tuple[bytes, S
         _fail(f"no server answers at {address}: {_without_number(error)}", 1, WHERE)
     except (httpx.RequestError, ValueError) as error:
         _fail(f"{foreign}: {error}", 1, WHERE)
+
+
+def _read(response: httpx.Response) -> bytes:
+    """All of the answer; httpx itself limits only each pause in it."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    body = b""
+    for piece in response.iter_bytes():
+        body += piece
+        if time.monotonic() > deadline or len(body) > LONGEST_ANSWER:
+            raise httpx.ReadTimeout("the answer does not end")
+    return body
 
 
 def _refusal(key: str | None) -> str:

@@ -8,24 +8,30 @@ import socket
 from contextlib import suppress
 from typing import Any
 
+import hypercorn.protocol
 import hypercorn.trio.run
 import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
+from priority.priority import PriorityTree
 
 log = structlog.get_logger()
 
 # A host that vanished without a FIN is noticed after 30 + 3 * 10 seconds.
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
-# What is read at once, and what a client may send behind a request that still waits.
-MOST_BYTES = 2**16
+# What is read at once: little, for a client's thousand requests must not hold up the others.
+BYTES_AT_ONCE = 2**13
+
+# What a client may send behind a request that still waits. Nobody does so on purpose.
+MOST_BYTES_BEHIND = 2**16
 
 # With Hypercorn's defaults (1000 requests a connection, 100 streams) a client that asks
 # for many shards on one connection is cut off or granted into nothing.
@@ -97,7 +103,7 @@ class Connection(TCPServer):
     async def receive(self) -> bytes:
         """More bytes of the client's; none when it has hung up."""
         try:
-            return bytes(await self.stream.receive_some(MOST_BYTES))
+            return bytes(await self.stream.receive_some(BYTES_AT_ONCE))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""
 
@@ -160,6 +166,33 @@ class Connection(TCPServer):
             await self.protocol_send(Updated(idle=True))
 
 
+class _AnsweredStream:
+    """An HTTP/2 stream whose answer is given: what still comes for it is dropped."""
+
+    idle = True
+
+    async def handle(self, event: StreamEvent) -> None:
+        """Drop it."""
+
+
+class _Streams(dict[int, Any]):
+    def __missing__(self, stream_id: int) -> _AnsweredStream:
+        return _AnsweredStream()
+
+
+class Http2(H2Protocol):
+    """HTTP/2 for many waiting requests on one connection.
+
+    Hypercorn fails, and the connection with it, when a body arrives after its answer, and
+    at the 1,000th stream whatever the settings say (0.17, 0.18).
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.streams = _Streams()
+        self.priority = PriorityTree(maximum_streams=2 * STREAMS_PER_CONNECTION)
+
+
 class _Paused(EventWrapper):
     """Hypercorn's pause of the reader, which goes on watching for the client to leave.
 
@@ -183,7 +216,7 @@ class _Paused(EventWrapper):
         while data := await self._connection.receive():
             self._protocol.connection.receive_data(data)
             behind += len(data)
-            if behind > MOST_BYTES:
+            if behind > MOST_BYTES_BEHIND:
                 self._connection.cut()
         raise PeerLeftError
 
@@ -199,5 +232,6 @@ def _keep_alive(stream: trio.SocketStream) -> None:
 
 
 def repair() -> None:
-    """Make Hypercorn's trio worker use our connections. The one monkeypatch."""
+    """Make Hypercorn's trio worker use our connections. The only monkeypatches."""
     hypercorn.trio.run.TCPServer = Connection  # type: ignore[attr-defined]
+    hypercorn.protocol.H2Protocol = Http2  # type: ignore[assignment, attr-defined]

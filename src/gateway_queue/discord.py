@@ -38,6 +38,10 @@ class TokenRefusedError(Exception):
     """Discord answered 401 or 403: the token is wrong or was reset."""
 
 
+class CannotAskError(Exception):
+    """Discord cannot even be asked; the message says why."""
+
+
 class UnreadableError(Exception):
     """The limits could not be read this time. ``retry_after`` is in seconds."""
 
@@ -68,15 +72,23 @@ class _Answer(BaseModel):
 
 
 def client(api: str, token: str) -> httpx.AsyncClient:
-    """A client for Discord's API at ``api``; ``token`` is without the ``Bot`` prefix."""
-    return httpx.AsyncClient(
-        base_url=api,
-        timeout=TIMEOUT,
-        headers={
-            "Authorization": f"Bot {token}",
-            "User-Agent": f"DiscordBot (gateway-queue, {__version__})",
-        },
-    )
+    """A client for Discord's API at ``api``; ``token`` is without the ``Bot`` prefix.
+
+    Raises CannotAskError where the environment names a proxy or certificates of no use.
+    """
+    try:
+        return httpx.AsyncClient(
+            base_url=api,
+            timeout=TIMEOUT,
+            headers={
+                "Authorization": f"Bot {token}",
+                "User-Agent": f"DiscordBot (gateway-queue, {__version__})",
+            },
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise CannotAskError(
+            f"cannot use the proxy or the certificates that the environment names: {error}"
+        ) from None
 
 
 async def read_limit(discord: httpx.AsyncClient) -> tuple[SessionStartLimit, Gateway]:
@@ -85,8 +97,9 @@ async def read_limit(discord: httpx.AsyncClient) -> tuple[SessionStartLimit, Gat
     Raises TokenRefusedError for a dead token, UnreadableError for whatever may pass.
     """
     try:
-        response = await discord.get("gateway/bot")
-    except httpx.HTTPError as error:
+        with trio.fail_after(2 * TIMEOUT):  # httpx's own is for each part of the answer
+            response = await discord.get("gateway/bot")
+    except (httpx.HTTPError, trio.TooSlowError) as error:
         raise UnreadableError(f"no answer ({type(error).__name__}: {error})") from error
     if response.status_code in {401, 403}:
         raise TokenRefusedError(f"Discord answered {response.status_code} to the token")

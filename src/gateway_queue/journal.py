@@ -24,18 +24,20 @@ from gateway_queue.allowance import DAY
 APPLICATION_ID = 0x47777951
 SCHEMA_VERSION = 1
 
+# How long a start waits for somebody who is just writing to the file, in seconds.
+PATIENCE = 5.0
+
 # What is older than a day is of no use; how often it is removed, in seconds.
 PRUNE_INTERVAL = 3600.0
 
 SCHEMA = """
 CREATE TABLE grants (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    number INTEGER PRIMARY KEY,
     granted_at REAL NOT NULL,  -- Unix time, seconds
     shard INTEGER,             -- NULL: the request named none
     bucket INTEGER NOT NULL,
     confirm INTEGER NOT NULL   -- 1: the client was to say when it has identified
 );
-CREATE INDEX grants_granted_at ON grants (granted_at);
 """
 
 
@@ -64,6 +66,8 @@ class Journal:
         self._database = database
         self._lock = lock
         self._pruned_at = -math.inf
+        (number,) = database.execute("SELECT ifnull(max(number), 0) FROM grants").fetchone()
+        self._number = int(number)  # the last one given
         self.name = name
 
     @classmethod
@@ -109,12 +113,12 @@ class Journal:
         now = time.time()
         with _explained(self.name):
             self._prune(now)
-            row = self._database.execute(
-                "INSERT INTO grants (granted_at, shard, bucket, confirm) VALUES (?, ?, ?, ?)"
-                " RETURNING number",
-                (now, shard, bucket, confirm),
-            ).fetchone()
-        return int(row[0])
+            self._database.execute(
+                "INSERT INTO grants VALUES (?, ?, ?, ?, ?)",
+                (self._number + 1, now, shard, bucket, confirm),
+            )
+        self._number += 1
+        return self._number
 
     def _prune(self, now: float) -> None:
         if abs(now - self._pruned_at) > PRUNE_INTERVAL:
@@ -174,45 +178,65 @@ def _locked(path: Path) -> int:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    # Inline writes must never wait for a reader with an open transaction: no busy timeout.
-    database = sqlite3.connect(path, isolation_level=None, timeout=0)
+    is_new = _is_new(path)
+    database = sqlite3.connect(path, isolation_level=None, timeout=PATIENCE)
     try:
-        _check(database, path)
+        if is_new:
+            database.executescript(
+                f"BEGIN; PRAGMA application_id = {APPLICATION_ID};"
+                f"PRAGMA user_version = {SCHEMA_VERSION}; {SCHEMA} COMMIT;"
+            )
+        _examine(database)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         _write_nothing(database)
-        # The clock was set back: what seems to lie ahead counts as new, and ages from now on.
-        now = time.time()
-        database.execute("UPDATE grants SET granted_at = ? WHERE granted_at > ?", (now, now))
+        # From now on writes are inline, and wait for nobody.
+        database.execute("PRAGMA busy_timeout = 0")
     except BaseException:
         database.close()
         raise
     return database
 
 
+def _examine(database: sqlite3.Connection) -> None:
+    (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict.splitlines()[-1])
+
+
 def _write_nothing(database: sqlite3.Connection) -> None:
-    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    """Write to the file as a grant does, and leave nothing behind."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        database.execute("INSERT INTO grants VALUES (-1, 0, NULL, 0, 0)")
+        database.execute("DELETE FROM grants WHERE number = -1")
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
 
 
-def _check(database: sqlite3.Connection, path: Path) -> None:
-    (application_id,) = database.execute("PRAGMA application_id").fetchone()
-    if not application_id and not database.execute("SELECT 1 FROM sqlite_master").fetchone():
-        database.executescript(
-            f"BEGIN; PRAGMA application_id = {APPLICATION_ID};"
-            f"PRAGMA user_version = {SCHEMA_VERSION}; {SCHEMA} COMMIT;"
-        )
-        return
-    if application_id != APPLICATION_ID:
+def _is_new(path: Path) -> bool:
+    """Whether there is no journal yet; reads the header of SQLite's file and touches nothing.
+
+    https://www.sqlite.org/fileformat.html#the_database_header
+    """
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        header = file.read(100)
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        raise sqlite3.DatabaseError("it is not an SQLite file")
+    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise JournalError(f"{path} is an SQLite file of another program; it was left as it is")
-    (version,) = database.execute("PRAGMA user_version").fetchone()
+    version = int.from_bytes(header[60:64], "big")
     if version != SCHEMA_VERSION:
         raise JournalError(
             f"{path} was written by another version of gateway-queue (journal version {version},"
             f" this one reads {SCHEMA_VERSION}); it was left as it is"
         )
-    (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
+    return False
 
 
 @contextmanager

@@ -9,7 +9,8 @@ seat, for the older may be a ghost of the newer.
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
@@ -59,7 +60,9 @@ class Line(Generic[R]):
         self._numbers = numbers
         self._seat_ttl = seat_ttl
         self._places: dict[Hashable, Place[R]] = {}
-        self._absent: dict[Hashable, Place[R]] = {}  # places with absent seats, longest gone first
+        self._present: dict[Hashable, Place[R]] = {}  # places with somebody here
+        # Places with absent seats, longest gone first.
+        self._absent: OrderedDict[Hashable, Place[R]] = OrderedDict()
         self._here: list[int] = []  # taken seats, in order
         self._by_seat: dict[int, Place[R]] = {}  # of the taken seats
         self._seats = 0  # taken and absent
@@ -78,7 +81,7 @@ class Line(Generic[R]):
         """The requests that are here, the next first."""
         for seat in self._here:
             place = self._by_seat[seat]
-            yield place.requests[-1 - place.seats.index(seat)]
+            yield place.requests[-1 - bisect_left(place.seats, seat)]
 
     def arrive(self, request: R) -> bool:
         """Give the request its shard's old seat, or the next number; True if it is the old one."""
@@ -92,6 +95,7 @@ class Line(Generic[R]):
             self._seats += 1
         self._take(place.seats[len(place.requests)], place)
         place.requests.append(request)
+        self._present[key] = place
         if not place.has_absent:
             self._absent.pop(key, None)
         return returns
@@ -100,7 +104,7 @@ class Line(Generic[R]):
         """Keep the seat of a client who left; one that named no shard is forgotten."""
         place = self._places[_key(request)]
         self._vacate(place.taken[-1])
-        place.requests.remove(request)
+        self._withdraw(request, place)
         if request.shard is None:
             del self._places[place.key]
             self._seats -= 1
@@ -111,10 +115,15 @@ class Line(Generic[R]):
 
     def next(self, may_go: Callable[[int | None], bool] = lambda _: True) -> R | None:
         """The request in the best seat whose client is here and whose shard may go."""
+        refused = set()
         for seat in self._here:
-            request = self._by_seat[seat].requests[-1]
+            place = self._by_seat[seat]
+            if place.key in refused:
+                continue
+            request = place.requests[-1]
             if may_go(request.shard):
                 return request
+            refused.add(place.key)
         return None
 
     def grant(self, request: R) -> None:
@@ -122,12 +131,14 @@ class Line(Generic[R]):
         place = self._places[_key(request)]
         self._vacate(place.seats.pop(0))
         self._seats -= 1
-        place.requests.remove(request)
+        self._withdraw(request, place)
         if not place.seats:
             del self._places[place.key]
 
     def forget(self, now: float) -> None:
         """Drop the seats of clients who left a time to live ago or longer."""
+        if self.forgets_at > now:
+            return
         for place in list(islice(self._absent.values(), FORGET_AT_ONCE)):
             if place.left_at + self._seat_ttl > now:
                 break
@@ -150,6 +161,22 @@ class Line(Generic[R]):
         newer = len(place.requests) - 1 - place.requests.index(request)
         return bisect_left(self._here, place.seats[newer]) + 1
 
+    def seats_before(self, request: R, shard: int) -> int:
+        """How many of a shard's requests are ahead of this one."""
+        place = self._places.get(shard)
+        seat = self._here[self.position(request) - 1]
+        return bisect_left(place.taken, seat) if place else 0
+
+    @property
+    def shards(self) -> Iterable[int | None]:
+        """The shards that somebody waits for."""
+        return (place.requests[0].shard for place in self._present.values())
+
+    def _withdraw(self, request: R, place: Place[R]) -> None:
+        place.requests.remove(request)
+        if not place.requests:
+            del self._present[place.key]
+
     def _take(self, seat: int, place: Place[R]) -> None:
         insort(self._here, seat)
         self._by_seat[seat] = place
@@ -160,13 +187,15 @@ class Line(Generic[R]):
 
     def disband(self) -> list[Place[R]]:
         places = list(self._places.values())
-        for index in (self._places, self._absent, self._here, self._by_seat):
+        for index in (self._places, self._present, self._absent, self._here, self._by_seat):
             index.clear()
         self._seats = 0
         return places
 
     def admit(self, place: Place[R]) -> None:
         self._places[place.key] = place
+        if place.requests:
+            self._present[place.key] = place
         self._seats += len(place.seats)
         for seat in place.taken:
             self._take(seat, place)

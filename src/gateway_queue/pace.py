@@ -98,11 +98,13 @@ class Pace:
         if seconds is not None:
             self.opens_at = max(self.opens_at, late(now + seconds))
 
-    def confirm(self, number: int, now: float) -> None:
-        """The identify of a grant was sent by now: ends its hold, or moves the opening later."""
+    def confirm(self, number: int, now: float, *, ends_hold: bool = True) -> None:
+        """The identify of a grant was sent by now: ends its hold, or moves the opening later.
+
+        What is said of a grant that is still in hand is about an earlier one.
+        """
         opens_at = late(now + self.spacing.confirmed)
-        self.in_hand.pop(number, None)
-        if number == self.unconfirmed:
+        if ends_hold and number == self.unconfirmed and number not in self.in_hand:
             self.unconfirmed = None
             self.opens_at = opens_at
         else:

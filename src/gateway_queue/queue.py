@@ -4,7 +4,7 @@ It leads each request to its bucket and back, keeps the buckets as Discord's
 max_concurrency has them, and knows how everybody stands.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from math import inf
@@ -17,7 +17,7 @@ from gateway_queue.allowance import SessionStartLimit
 from gateway_queue.buckets import Bucket
 from gateway_queue.line import Line, respread
 from gateway_queue.metrics import Metrics
-from gateway_queue.pace import Layout, Pace, Spacing
+from gateway_queue.pace import Layout, Pace, Spacing, late
 from gateway_queue.starts import Obstacle, Starts
 from gateway_queue.turn import Turn
 
@@ -64,7 +64,9 @@ class Queue:
         self._seats = count(1)
         self._resized = trio.Event()
         self._warned_of_numberless = False
-        opens_at = max(self.started_at + interval, starts.latest_unconfirmed + self.spacing.hold)
+        opens_at = late(
+            max(self.started_at + interval, starts.latest_unconfirmed + self.spacing.hold)
+        )
         self.buckets = [
             self._bucket(index, Pace(self.spacing, opens_at)) for index in range(layout.buckets)
         ]
@@ -85,8 +87,6 @@ class Queue:
             self._warn_of_numberless()
         turn = Turn(shard, confirm=confirm, patient=patient, done=self._done)
         self.bucket_of(shard).hand_in.send_nowait(turn)
-        if patient and self.ending:
-            turn.waiting.cancel()
         return turn
 
     def bucket_of(self, shard: int | None) -> Bucket:
@@ -105,14 +105,14 @@ class Queue:
         """The shard has sent the identify of its latest grant; False if there is no such grant.
 
         It may be said again, at READY for example. ``invalid_session``: Discord answered it
-        with an op 9.
+        with an op 9; as that may be about an earlier grant, it ends no hold.
         """
         now = trio.current_time()
         grant = self.starts.latest(shard, now)
         if grant is None:
             return False
         bucket = self.bucket_of(shard)
-        bucket.pace.confirm(grant.number, now)
+        bucket.pace.confirm(grant.number, now, ends_hold=not invalid_session)
         bucket.look_again()
         if invalid_session:
             self.metrics.invalid_sessions.inc()
@@ -132,31 +132,57 @@ class Queue:
         """How one waiting request stands."""
         now = trio.current_time()
         bucket = self._seat(turn)
-        return self._standing(bucket, turn, bucket.line.position(turn), now, self._starts(now))
+        return self._standing(
+            bucket,
+            turn,
+            position=bucket.line.position(turn),
+            slowed_ahead=[
+                restarts.eligible_at
+                for shard, restarts in self.starts.slowed(now)
+                for _ in range(bucket.line.seats_before(turn, shard))
+            ],
+            left=self._left_to_share(now),
+        )
 
     def standings(self, bucket: Bucket) -> Iterator[tuple[Turn, Standing]]:
         """How everybody in a bucket stands, in the order of seats."""
         now = trio.current_time()
-        starts = self._starts(now)
+        left = self._left_to_share(now)
+        slowed_ahead: list[float] = []
         for position, turn in enumerate(list(bucket.line), 1):
-            yield turn, self._standing(bucket, turn, position, now, starts)
+            yield (
+                turn,
+                self._standing(
+                    bucket, turn, position=position, slowed_ahead=slowed_ahead, left=left
+                ),
+            )
+            if (eligible_at := self.starts.eligible_at(turn.shard)) > now:
+                slowed_ahead.append(eligible_at)
 
     def _standing(
-        self, bucket: Bucket, turn: Turn, position: int, now: float, starts: float
+        self,
+        bucket: Bucket,
+        turn: Turn,
+        *,
+        position: int,
+        slowed_ahead: Sequence[float],
+        left: float,
     ) -> Standing:
+        now = trio.current_time()
         eligible_at = self.starts.eligible_at(turn.shard)
-        reason: Reason | None = self.starts.obstacle(now)
-        if self.ending:
-            reason = "ending"
-        elif reason is None:
-            reason = "crash_loop" if eligible_at > now else "interval"
-        at = max(bucket.granted_at(position, now), eligible_at)
-        if starts < inf:
-            starts -= sum(bucket.grants_before(at, now) for bucket in self.buckets)
-        return Standing(position, round(at - now, 3) if starts > 0 else None, reason)
+        obstacle = self.starts.obstacle(now)
+        reason: Reason = obstacle or ("crash_loop" if eligible_at > now else "interval")
+        at = max(bucket.granted_at(position - 1, slowed_ahead, now), eligible_at)
+        if left < inf:
+            left -= sum(other.grants_before(at, now) for other in self.buckets)
+        return Standing(
+            position,
+            round(at - now, 3) if left > 0 and obstacle is None else None,
+            "ending" if self.ending else reason,
+        )
 
-    def _starts(self, now: float) -> float:
-        """How many starts those who wait have to share; inf if there is one for each."""
+    def _left_to_share(self, now: float) -> float:
+        """How many starts there are for those who wait; inf if there is one for each."""
         left = self.starts.left(now)
         return inf if left >= sum(bucket.line.waiting for bucket in self.buckets) else left
 
@@ -166,6 +192,8 @@ class Queue:
             return bucket
         returns = bucket.line.arrive(turn)
         turn.seated = True
+        if turn.patient and self.ending:
+            turn.waiting.cancel()
         say = log.debug if returns else log.info
         say(
             "identify_returned" if returns else "identify_queued",

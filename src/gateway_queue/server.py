@@ -109,16 +109,15 @@ def announce(settings: Settings, queue: Queue, address: str) -> None:
     """Log in plain words what this server is going to do."""
     counted = settings.token is None
     now = trio.current_time()
+    opens_in = queue.buckets[0].pace.opens_at - now
     log.info(
         "listening",
         address=address,
         version=__version__,
         buckets=queue.layout.buckets if counted else "as Discord says, to be read now",
         interval=settings.interval,
-        first_grant=f"in {settings.interval} s, as grants before this start are unknown"
-        if counted
-        else f"in {settings.interval} s, as grants before this start are unknown,"
-        " and once the limits are read",
+        first_grant=f"in {opens_in:.1f} s, as grants before this start are unknown"
+        + ("" if counted else ", and once the limits are read"),
         starts_left=queue.starts.left(now) if counted else "as Discord says, to be read now",
         reserve=str(settings.reserve),
         journal=queue.starts.journal.name,

@@ -69,8 +69,11 @@ def _api(text: str) -> str:
         url.host.encode("idna")
     except UnicodeError:
         raise ValueError("no host can have such a name") from None
-    if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.query:
+    extra = url.userinfo or url.query or url.fragment or re.search(r"\s", text)
+    if url.scheme not in {"http", "https"} or not url.host or extra:
         raise ValueError("not such a URL")
+    if url.port is not None and not 0 < url.port < 65_536:
+        raise ValueError("no port has such a number")
     return text.rstrip("/")
 
 
@@ -239,6 +242,10 @@ def load(**flags: str) -> Settings:
         settings = Settings(**flags)  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"a file in {SECRETS} is not text in UTF-8") from None
+    if settings.reserve == Reserve(100, is_percentage=True):
+        raise SettingsError("GATEWAY_QUEUE_RESERVE=100% leaves nothing to be granted, ever")
     if settings.token is None and settings.reserve.of(settings.daily_starts) >= (
         settings.daily_starts
     ):
@@ -303,10 +310,8 @@ def _explain(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0])
     setting = next(setting for setting in describe() if setting.name == name)
-    given = (
-        f"what {name} is set to"
-        if setting.is_secret
-        else f"{name}={re.sub('//.*@', '//***@', str(first['input']))}"
-    )
+    given = f"{name}={first['input']}"
+    if setting.is_secret or (setting.name.endswith("_API") and re.search("[@?]", given)):
+        given = f"what {name} is set to"  # a URL may have a password, or a key
     reason = first["msg"].removeprefix("Value error, ")
     return f"{given} is not allowed ({reason}); allowed: {setting.allowed}"

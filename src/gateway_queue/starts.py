@@ -50,15 +50,15 @@ class Starts:
     ) -> None:
         self.allowance = allowance
         self.journal = journal
-        self.changed_at = -math.inf  # when a reading last changed what is left
         self._crash_loop = crash_loop
         self._retry = retry
         self._journal_ready_at = -math.inf  # later: the last write failed
         self._usage = Usage.NORMAL
         self._restarts: dict[int, Restarts] = {}
         self._latest: dict[int, Grant] = {}
+        past_day = journal.last_day()
         now = trio.current_time()
-        for past in journal.last_day():
+        for past in past_day:
             self.allowance.spend(now - past.age)
             if past.shard is not None:
                 self._remember(past.shard, Grant(past.number, now - past.age, past.confirm))
@@ -69,8 +69,7 @@ class Starts:
         if not isinstance(self.allowance, ReadAllowance):
             raise TypeError("the session starts are counted here, not read from Discord")
         self.allowance.read(limit, sent_at)
-        self.changed_at = trio.current_time()
-        self._watch_usage(self.changed_at)
+        self._watch_usage(trio.current_time())
 
     def left(self, now: float) -> int:
         """How many starts may be granted now."""
@@ -143,7 +142,9 @@ class Starts:
         return number
 
     def _remember(self, shard: int, grant: Grant) -> None:
-        self._latest[shard] = grant
+        latest = self._latest.get(shard)
+        if latest is None or grant.number > latest.number:
+            self._latest[shard] = grant
         if self._crash_loop is not None:
             self._restarts.setdefault(shard, Restarts(self._crash_loop)).grant(grant.at)
 

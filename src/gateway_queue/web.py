@@ -8,8 +8,11 @@ what a request opted in to with ``wait``.
 """
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from hmac import compare_digest
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -43,8 +46,8 @@ ASK_AGAIN = {"Retry-After": "1", "X-Retry-After-Ms": "1"}
 # Probes have no key.
 OPEN_TO_ALL = frozenset({"/healthz", "/readyz"})
 
-# An answer of 200 bytes that has not left after this many seconds never will.
-HANDOVER_SECONDS = 5.0
+# A client that has not taken its answer after so many seconds never will.
+ANSWER_SECONDS = 5.0
 
 
 class HTTPConnection(TrioASGIHTTPConnection):
@@ -59,7 +62,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
             ask = ask_of(self.scope["path"], self.scope["query_string"])
         except Problem as problem:
             headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
-            await _answer(send, problem.status, problem.body, PROBLEM, headers)
+            await self._answer(send, problem.status, problem.body, PROBLEM, headers)
             return
         if ask is None:
             await super().__call__(receive, send)
@@ -81,13 +84,10 @@ class HTTPConnection(TrioASGIHTTPConnection):
             left = not await turn.wait(partial(_gone, receive))
             standing = queue.standing(turn) if turn.was_put_off else None
             if turn.grant is not None:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_cut_if_stuck, self._connection)
-                    await _answer(send, 200, GRANTED, JSON)
-                    nursery.cancel_scope.cancel()
+                await self._answer(send, 200, GRANTED, JSON)
         # Out of the line, or it might be granted while it is being told to ask again.
         if standing is not None:
-            await _put_off(send, standing)
+            await self._answer(send, 202, _put_off(standing), JSON, ASK_AGAIN)
         elif left:
             await self._connection.request_left()
 
@@ -107,6 +107,20 @@ class HTTPConnection(TrioASGIHTTPConnection):
                 raise Problem(401, "the API key is not the one this server expects")
         raise Problem(401, "this server wants an API key: Authorization: Bearer <key>")
 
+    async def _answer(
+        self,
+        send: "ASGISendCallable",
+        code: int,
+        body: bytes,
+        content_type: str,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        headers = {"Content-Type": content_type, "Content-Length": str(len(body)), **headers}
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        with self._in_time():
+            await send({"type": "http.response.start", "status": code, "headers": raw})
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+
     async def _send_response(self, send: "ASGISendCallable", response: Any) -> None:
         """Send a page.
 
@@ -116,10 +130,20 @@ class HTTPConnection(TrioASGIHTTPConnection):
         """
 
         async def finish(message: Any) -> None:
-            with trio.CancelScope(shield=True):
+            with self._in_time() as patience:
+                patience.shield = True
                 await send(message)
 
         await super()._send_response(cast("ASGISendCallable", finish), response)
+
+    @contextmanager
+    def _in_time(self) -> Iterator[trio.CancelScope]:
+        """Cut the connection of a client that does not take its answer."""
+        with trio.move_on_after(ANSWER_SECONDS) as patience:
+            yield patience
+        if patience.cancelled_caught:
+            log.warning("answer_not_taken", after=ANSWER_SECONDS)
+            self._connection.cut()
 
 
 class WebSocketConnection(TrioASGIWebsocketConnection):
@@ -186,33 +210,14 @@ async def _gone(receive: "ASGIReceiveCallable") -> None:
         pass
 
 
-async def _put_off(send: "ASGISendCallable", standing: "Standing") -> None:
+def _put_off(standing: "Standing") -> bytes:
     body = {
         "message": "Not yet: ask again, your place is kept.",
         "position": standing.position,
         "expected_in": standing.expected_in,
         "reason": standing.reason,
     }
-    await _answer(send, 202, json.dumps(body).encode(), JSON, ASK_AGAIN)
-
-
-async def _answer(
-    send: "ASGISendCallable",
-    code: int,
-    body: bytes,
-    content_type: str,
-    headers: dict[str, str] | None = None,
-) -> None:
-    headers = {"Content-Type": content_type, "Content-Length": str(len(body)), **(headers or {})}
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": code, "headers": raw})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def _cut_if_stuck(connection: "Connection") -> None:
-    await trio.sleep(HANDOVER_SECONDS)
-    log.warning("answer_not_taken", after=HANDOVER_SECONDS)
-    connection.cut()
+    return json.dumps(body).encode()
 
 
 async def _problem_page(problem: Problem) -> Response:

@@ -87,3 +87,12 @@ async def test_a_wrong_setting_ends_it() -> None:
     async with hypercorn("127.0.0.1:0", APP, GATEWAY_QUEUE_INTERVAL=-1) as server:
         await server.ended()
         assert "GATEWAY_QUEUE_INTERVAL=-1 is not allowed" in "\n".join(server.lines)
+
+
+async def test_it_does_not_serve_on_another_worker() -> None:
+    """There every request would be answered 500, which old clients take for permission."""
+    address = f"127.0.0.1:{free_port()}"
+    command = sys.executable, "-m", "hypercorn", "--bind", address, APP
+    async with running(*command, **DEFAULTS) as server:
+        await server.ended()
+        assert "--worker-class trio" in "\n".join(server.lines)

@@ -160,18 +160,17 @@ class TestWallClock:
         clock.now += HOUR
         assert ages(journal) == [HOUR]
 
-    def test_a_grant_in_the_far_future_is_forgotten_a_day_after_the_clock_was_mended(
+    def test_a_clock_that_was_far_behind_for_a_while_loses_no_grant(
         self, path: Path, clock: WallClock
     ) -> None:
-        clock.now = NOW + 10 * 365 * DAY
         with closing(Journal.at(path)) as journal:
             journal.record(1, 0)
-        clock.now = NOW
+        clock.now = NOW - 3 * DAY
         with closing(Journal.at(path)) as journal:
             assert ages(journal) == [0.0]
-        clock.now = NOW + DAY + 1
+        clock.now = NOW + 1
         with closing(Journal.at(path)) as journal:
-            assert ages(journal) == []
+            assert ages(journal) == [1.0]
 
     @settings(max_examples=50)
     @given(st.lists(st.floats(-2 * HOUR, 2 * HOUR), max_size=10))
@@ -264,7 +263,7 @@ class TestRefusedFile:
     )
     def test_no_database(self, path: Path, content: bytes) -> None:
         path.write_bytes(content)
-        with pytest.raises(JournalError, match=f"{path} is damaged.*Move it away"):
+        with pytest.raises(JournalError, match=f"{path} is (damaged|an SQLite file of another)"):
             Journal.at(path)
         assert path.read_bytes() == content
 

@@ -201,13 +201,23 @@ class TestConfirmation:
         pace.confirm(1, 9.0)
         assert pace.ready_at == late(9.0 + 5.3)
 
-    def test_who_confirms_has_the_grant_in_hand_no_longer(self) -> None:
+    def test_what_is_said_before_the_hand_over_is_about_an_earlier_grant(self) -> None:
         pace = Pace(SPACING, opens_at=0.0)
         pace.grant(1, 0.0, confirm=True)
         pace.confirm(1, 0.2)
-        assert pace.ready_at == late(0.2 + 5.3)
+        assert pace.ready_at == math.inf
         pace.handed_over(1, 0.9)
-        assert pace.ready_at == late(0.2 + 5.3)
+        assert pace.ready_at == late(0.9 + 10.0)
+        pace.confirm(1, 1.0)
+        assert pace.ready_at == late(1.0 + 5.3)
+
+    def test_a_report_of_an_op_9_ends_no_hold(self) -> None:
+        """It may be about the identify before."""
+        pace = confirming_pace()
+        pace.confirm(1, 1.0, ends_hold=False)
+        assert pace.ready_at == late(10.0)
+        pace.confirm(1, 9.0, ends_hold=False)
+        assert pace.ready_at == late(9.0 + 5.3)
 
 
 class TestMergedPace:

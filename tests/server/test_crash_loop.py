@@ -66,6 +66,22 @@ async def test_an_operator_sees_who_is_slowed_down() -> None:
         assert b"gateway_queue_slowed_shards 1.0" in (await client.get("/metrics")).body
 
 
+async def test_whoever_is_slowed_down_is_not_counted_as_ahead() -> None:
+    async with serving(crash_loop="1/600") as client, background() as nursery:
+        for shard in range(5):
+            nursery.start_soon(crash, client, shard, [])
+        await trio.sleep(58)  # all five wait for their pause to end
+        healthy = client.ask("/?shard=9")
+        polled = client.ask("/?shard=10&wait=0.5")
+        await trio.sleep(0.4)
+        now = trio.current_time()
+        seats = json.loads((await client.get("/status")).body)["seats"]
+        expected = {seat["shard"]: now + seat["expected_in"] for seat in seats}
+        told = json.loads((await polled.answered()).body)["expected_in"]
+        assert abs(trio.current_time() + told - expected[10]) < INTERVAL
+        assert abs((await healthy.answered()).at - expected[9]) < INTERVAL
+
+
 async def test_each_raise_of_its_level_is_logged() -> None:
     with capture_logs() as logs:
         async with serving(crash_loop="2/600") as client:

@@ -88,6 +88,16 @@ async def test_when_it_ends_the_patient_are_told_at_once_and_the_others_wait_on(
         assert (await plain.answered()).status == 200
 
 
+async def test_whoever_arrives_in_the_instant_of_the_end_is_told_at_once() -> None:
+    async with serving() as client:
+        await trio.sleep(MOMENT)
+        patient = client.ask("/?shard=0&wait=3600")
+        await trio.lowlevel.checkpoint()
+        client.app.queue.end()
+        began = trio.current_time()
+        assert (await patient.answered()).at == began
+
+
 async def test_what_is_expected_is_off_by_less_than_an_interval_with_leavers() -> None:
     async with serving(buckets=4) as client:
         expected: dict[int, float] = {}

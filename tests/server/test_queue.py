@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from gateway_queue.allowance import READING_LAG
 from gateway_queue.journal import Journal
-from gateway_queue.web import GRANTED, HANDOVER_SECONDS
+from gateway_queue.web import ANSWER_SECONDS, GRANTED
 
 
 async def answers(calls: Sequence[Call]) -> list[Answer]:
@@ -102,7 +102,7 @@ async def test_a_client_that_does_not_take_its_answer_is_cut_off() -> None:
         stuck = client.ask("/?shard=0", slow=3600)
         await trio.sleep(MOMENT)
         other = client.ask("/?shard=1")
-        await trio.sleep(INTERVAL + HANDOVER_SECONDS + MOMENT)
+        await trio.sleep(INTERVAL + ANSWER_SECONDS + MOMENT)
         assert stuck.connection.was_cut
         stuck.leave()
         other.leave()

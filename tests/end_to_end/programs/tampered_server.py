@@ -57,7 +57,7 @@ def loop_stalls_in_first_grant() -> None:
 
 
 def answers_must_be_taken_soon() -> None:
-    patch.object(web, "HANDOVER_SECONDS", 0.3).start()
+    patch.object(web, "ANSWER_SECONDS", 0.3).start()
     patch.object(connection, "SEND_SECONDS", 0.3, create=True).start()
 
 
