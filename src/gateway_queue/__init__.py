@@ -14,9 +14,10 @@ General layout, which is also the way of one request:
 ``journal.py``    the durable record of grants
 
 Beside it: ``discord.py`` keeps the session start limit fresh; ``server.py`` owns the one
-nursery; ``connection.py`` repairs the HTTP stack; ``status.py``, ``metrics.py`` and
-``scrape.py`` say what is going on; ``settings.py``, ``log.py``, ``report.py`` and
-``cli.py`` make the command; ``asgi.py`` is the app for the ``hypercorn`` command.
+nursery; ``connection.py`` repairs the HTTP stack; ``standing.py``, ``status.py``,
+``metrics.py`` and ``scrape.py`` say what is going on; ``settings.py``, ``log.py``,
+``report.py`` and ``cli.py`` make the command; ``asgi.py`` is the app for the ``hypercorn``
+command.
 """
 
 __version__ = "0.1.0"

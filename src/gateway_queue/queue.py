@@ -1,14 +1,11 @@
 """The queue: tells each shard when it may identify.
 
-It leads each request to its bucket and back, keeps the buckets as Discord's
-max_concurrency has them, and knows how everybody stands.
+It leads each request to its bucket and back, and keeps the buckets as Discord's
+max_concurrency has them.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from math import inf
-from typing import Literal
 
 import structlog
 import trio
@@ -18,12 +15,10 @@ from gateway_queue.buckets import Bucket
 from gateway_queue.line import Line, respread
 from gateway_queue.metrics import Metrics
 from gateway_queue.pace import Layout, Pace, Spacing, late
-from gateway_queue.starts import Obstacle, Starts
+from gateway_queue.starts import Starts
 from gateway_queue.turn import Turn
 
 log = structlog.get_logger()
-
-Reason = Literal[Obstacle, "interval", "crash_loop", "ending"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +27,6 @@ class Gateway:
 
     url: str
     shards: int
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a waiting request stands; ``expected_in`` is in seconds, None if nobody can know."""
-
-    position: int
-    expected_in: float | None
-    reason: Reason
 
 
 class Queue:
@@ -128,65 +114,8 @@ class Queue:
                 if turn.patient:
                     turn.waiting.cancel()
 
-    def standing(self, turn: Turn) -> Standing:
-        """How one waiting request stands."""
-        now = trio.current_time()
-        bucket = self._seat(turn)
-        return self._standing(
-            bucket,
-            turn,
-            position=bucket.line.position(turn),
-            slowed_ahead=[
-                restarts.eligible_at
-                for shard, restarts in self.starts.slowed(now)
-                for _ in range(bucket.line.seats_before(turn, shard))
-            ],
-            left=self._left_to_share(now),
-        )
-
-    def standings(self, bucket: Bucket) -> Iterator[tuple[Turn, Standing]]:
-        """How everybody in a bucket stands, in the order of seats."""
-        now = trio.current_time()
-        left = self._left_to_share(now)
-        slowed_ahead: list[float] = []
-        for position, turn in enumerate(list(bucket.line), 1):
-            yield (
-                turn,
-                self._standing(
-                    bucket, turn, position=position, slowed_ahead=slowed_ahead, left=left
-                ),
-            )
-            if (eligible_at := self.starts.eligible_at(turn.shard)) > now:
-                slowed_ahead.append(eligible_at)
-
-    def _standing(
-        self,
-        bucket: Bucket,
-        turn: Turn,
-        *,
-        position: int,
-        slowed_ahead: Sequence[float],
-        left: float,
-    ) -> Standing:
-        now = trio.current_time()
-        eligible_at = self.starts.eligible_at(turn.shard)
-        obstacle = self.starts.obstacle(now)
-        reason: Reason = obstacle or ("crash_loop" if eligible_at > now else "interval")
-        at = max(bucket.granted_at(position - 1, slowed_ahead, now), eligible_at)
-        if left < inf:
-            left -= sum(other.grants_before(at, now) for other in self.buckets)
-        return Standing(
-            position,
-            round(at - now, 3) if left > 0 and obstacle is None else None,
-            "ending" if self.ending else reason,
-        )
-
-    def _left_to_share(self, now: float) -> float:
-        """How many starts there are for those who wait; inf if there is one for each."""
-        left = self.starts.left(now)
-        return inf if left >= sum(bucket.line.waiting for bucket in self.buckets) else left
-
-    def _seat(self, turn: Turn) -> Bucket:
+    def seat(self, turn: Turn) -> Bucket:
+        """Seat a turn in the line of the bucket that its shard has now, if it is not yet."""
         bucket = self.bucket_of(turn.shard)
         if turn.seated:
             return bucket
@@ -206,7 +135,7 @@ class Queue:
     def _done(self, turn: Turn) -> None:
         now = trio.current_time()
         if turn.grant is None:
-            bucket = self._seat(turn)
+            bucket = self.seat(turn)
             if not bucket.line.away:
                 bucket.look_again()  # from now on there is a seat to be forgotten one day
             bucket.line.leave(turn, now)
@@ -249,7 +178,7 @@ class Queue:
             line=Line(self._seats, self._seat_ttl),
             starts=self.starts,
             metrics=self.metrics,
-            seat=self._seat,
+            seat=self.seat,
         )
 
     def _warn_of_numberless(self) -> None:

@@ -7,6 +7,7 @@ import trio
 
 from gateway_queue import __version__
 from gateway_queue.queue import Queue
+from gateway_queue.standing import standings
 
 # Seats described in one go: a few milliseconds at the most in which nothing is granted.
 SLICE = 250
@@ -16,7 +17,7 @@ async def page(queue: Queue) -> bytes:
     """The body of ``/status``, made in slices so that no grant waits for all of it."""
     seats: list[str] = []
     for bucket in queue.buckets:
-        for number, (turn, standing) in enumerate(queue.standings(bucket)):
+        for number, (turn, standing) in enumerate(standings(bucket, queue)):
             seats.append(
                 json.dumps(
                     {

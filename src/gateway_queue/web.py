@@ -24,12 +24,13 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from gateway_queue import scrape, status
 from gateway_queue.asking import Ask, Problem, ask_of, confirmation_of, path_of
+from gateway_queue.standing import Standing, standing_of
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 
     from gateway_queue.connection import Connection
-    from gateway_queue.queue import Queue, Standing
+    from gateway_queue.queue import Queue
 
 log = structlog.get_logger()
 
@@ -82,7 +83,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
             if ask.wait is not None:
                 turn.waiting.deadline = turn.arrived_at + ask.wait
             left = not await turn.wait(partial(_gone, receive))
-            standing = queue.standing(turn) if turn.was_put_off else None
+            standing = standing_of(turn, queue) if turn.was_put_off else None
             if turn.grant is not None:
                 await self._answer(send, 200, GRANTED, JSON)
         # Out of the line, or it might be granted while it is being told to ask again.
@@ -210,7 +211,7 @@ async def _gone(receive: "ASGIReceiveCallable") -> None:
         pass
 
 
-def _put_off(standing: "Standing") -> bytes:
+def _put_off(standing: Standing) -> bytes:
     body = {
         "message": "Not yet: ask again, your place is kept.",
         "position": standing.position,
