@@ -245,7 +245,9 @@ def load(**flags: str) -> Settings:
     except UnicodeDecodeError:
         raise SettingsError(f"a file in {SECRETS} is not text in UTF-8") from None
     if settings.reserve == Reserve(100, is_percentage=True):
-        raise SettingsError("GATEWAY_QUEUE_RESERVE=100% leaves nothing to be granted, ever")
+        raise SettingsError(
+            "GATEWAY_QUEUE_RESERVE=100% leaves nothing to be granted, ever; allowed: less than that"
+        )
     if settings.token is None and settings.reserve.of(settings.daily_starts) >= (
         settings.daily_starts
     ):

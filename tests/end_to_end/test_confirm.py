@@ -143,8 +143,8 @@ async def test_what_is_not_granted_or_not_meant_is_not_confirmed() -> None:
             ("POST", "/confirm?shard=1&shard=1", 400, "shard"),
             ("POST", "/confirm?shard=1&outcome=other", 400, "outcome"),
             ("POST", "/confirm?shard=1&outcome=", 400, "outcome"),
-            ("GET", "/confirm?shard=1", 405, "method"),
-            ("PUT", "/confirm?shard=1", 405, "method"),
+            ("GET", "/confirm?shard=1", 405, "POST only"),
+            ("PUT", "/confirm?shard=1", 405, "POST only"),
         ]:
             answer = await client.request(method, target)
             assert (method, target, answer.status_code) == (method, target, status)
