@@ -15,7 +15,7 @@ RETRY_INTERVAL = 0.02  # after a lost connection: a shard that comes back at onc
 
 # How much two answers may differ in their way to us, on a busy machine. Far less than the
 # intervals that the tests use; the last microsecond is the matter of the tests of the rules.
-LAG = 0.12
+LAG = 0.06
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,6 +230,9 @@ async def test_hundreds_can_wait_on_one_http2_connection() -> None:
     ):
         streams = [await client.ask(f"/?shard={shard}") for shard in range(300)]
         assert all(answer.is_grant for answer in await client.answers(streams))
+        for shard in range(300):
+            await server.logged("identify_granted", shard=shard)
+        assert len(server.logged_so_far("identify_granted")) == 300
 
 
 async def test_more_than_a_thousand_on_one_http2_connection_do_not_end_it() -> None:
