@@ -21,7 +21,7 @@ PYTHONS = [version for version in nox.project.python_versions(PROJECT) if runs(v
 
 
 def install(session: nox.Session, group: str) -> None:
-    session.install(".", *nox.project.dependency_groups(PROJECT, group))
+    session.install(".[server]", *nox.project.dependency_groups(PROJECT, group))
 
 
 @nox.session

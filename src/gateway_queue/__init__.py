@@ -15,9 +15,9 @@ General layout, which is also the way of one request:
 
 Beside it: ``discord.py`` keeps the session start limit fresh; ``server.py`` owns the one
 nursery; ``connection.py`` repairs the HTTP stack; ``standing.py``, ``status.py``,
-``metrics.py`` and ``scrape.py`` say what is going on; ``settings.py``, ``log.py``,
-``report.py`` and ``cli.py`` make the command; ``asgi.py`` is the app for the ``hypercorn``
-command.
+``metrics.py`` and ``scrape.py`` say what is going on; ``settings.py`` and ``log.py`` are what
+they say; ``asgi.py`` is the app for the ``hypercorn`` command. ``cli/`` is the command, and
+``client/`` is for bots: it needs nothing of all this.
 """
 
 __version__ = "0.1.0"

@@ -64,6 +64,11 @@ class Program:
             return found[0]
         raise AssertionError(f"no {event!r} {fields} within {within} s")
 
+    async def said_something(self, *, within: float = PATIENCE) -> None:
+        with trio.fail_after(within):
+            while not self.lines:
+                await self._said_more.wait()
+
     async def stop(self) -> int:
         """SIGTERM, then as ``ended``."""
         self.process.terminate()

@@ -220,7 +220,7 @@ async def test_what_is_no_address_is_refused(url: str) -> None:
     code, words = await status("--url", url)
 
     assert code == 2
-    assert "Invalid value for --url" in words
+    assert "Invalid value for '--url'" in words
 
 
 async def test_a_host_that_cannot_be_one_is_refused() -> None:
@@ -333,7 +333,7 @@ async def test_it_loads_no_server() -> None:
 
     assert code == 0
     loaded = {line.rpartition("|")[2].strip() for line in words.splitlines()}
-    assert "gateway_queue.report" in loaded
+    assert "gateway_queue.cli.report" in loaded
     assert not loaded & {"gateway_queue.server", "hypercorn", "quart", "quart_trio"}
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from gateway_queue.report import MOST_BUCKETS_SHOWN, length, parse, report, shares
+from gateway_queue.cli.report import MOST_BUCKETS_SHOWN, length, parse, report, shares
 
 Json = dict[str, Any]
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import trio
 
 from gateway_queue import connection, discord, server, web
-from gateway_queue.cli import main
+from gateway_queue.cli.main import main
 from gateway_queue.line import Line
 from gateway_queue.pace import Pace
 from gateway_queue.queue import Queue

@@ -1,0 +1,81 @@
+"""What the commands share: the settings, where the server is, and how to fail."""
+
+import sys
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import NoReturn
+
+import click
+import httpx
+
+from gateway_queue.settings import SECRETS, Settings, SettingsError, load
+
+Flags = Mapping[str, str]  # by the settings' names
+
+WHERE = "HOST and PORT, or --url, say where the server is"
+
+
+def settings_of(flags: Flags) -> Settings:
+    try:
+        return load(**flags)
+    except SettingsError as error:
+        fail(error, 2)
+
+
+def api_key(settings: Settings) -> str | None:
+    return settings.api_key.get_secret_value() if settings.api_key else None
+
+
+def refusal(key: str | None) -> str:
+    """What a server says with a 401 to somebody with this API key."""
+    if key:
+        return "does not take the API key that GATEWAY_QUEUE_API_KEY has here"
+    return f"wants an API key: set GATEWAY_QUEUE_API_KEY, or have a file of that name in {SECRETS}"
+
+
+def address_of(settings: Settings) -> str:
+    """Where the server of these settings is, seen from this machine."""
+    if settings.port == 0:
+        fail("with PORT=0 only the server's log says where it is: give that to --url", 2)
+    host = settings.host
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        pass  # a name
+    else:
+        if ip.is_unspecified:  # which is every address of this machine
+            host = "127.0.0.1" if ip.version == 4 else "::1"
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def _address(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:
+    """The address that --url names, which may lack its scheme."""
+    if url is None:
+        return None
+    address = url if "://" in url else f"http://{url}"
+    try:
+        parts = httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise click.BadParameter(f"{url!r}: {error}") from None
+    more_than_an_address = parts.userinfo or parts.query or parts.fragment
+    if parts.scheme not in {"http", "https"} or not parts.host or more_than_an_address:
+        raise click.BadParameter(
+            f"{url!r} is not an http or https URL without user, password or query"
+        )
+    return address.rstrip("/")
+
+
+url_option = click.option(
+    "--url",
+    metavar="URL",
+    envvar="GATEWAY_QUEUE_URL",
+    callback=_address,
+    help="Address of the server, also from GATEWAY_QUEUE_URL.  [default: where HOST and PORT say]",
+)
+
+
+def fail(error: BaseException | str, code: int, hint: str = "") -> NoReturn:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    click.echo(f"gateway-queue: {error}" + (f"; {hint}" if hint else ""), err=True)
+    sys.exit(code)

@@ -1,0 +1,90 @@
+"""The ``gateway-queue`` command. By itself it serves."""
+
+from collections.abc import Callable
+
+import click
+import trio
+
+from gateway_queue import __version__, log
+from gateway_queue.cli.common import fail, settings_of
+from gateway_queue.cli.status import status
+from gateway_queue.cli.wait import wait
+from gateway_queue.discord import CannotAskError, TokenRefusedError
+from gateway_queue.journal import JournalError
+from gateway_queue.settings import Setting, Settings, describe
+
+# EX_CONFIG of sysexits.h: to start again would not mend it.
+EXIT_TOKEN_REFUSED = 78
+
+
+class Commands(click.Group):
+    """The settings are options of all commands, and its help has room for them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_commands(ctx, formatter)
+        names = {setting.name for setting in describe()}
+        others = [option for option in self.get_params(ctx) if option.name not in names]
+        with formatter.section("Options"):
+            formatter.write_dl([record for o in others if (record := o.get_help_record(ctx))])
+        with formatter.section("Settings, by option or by environment"):
+            for number, setting in enumerate(describe()):
+                if number:
+                    formatter.write_paragraph()
+                _write_setting(setting, formatter)
+
+
+def _write_setting(setting: Setting, formatter: click.HelpFormatter) -> None:
+    ways = f"{setting.name}=VALUE"
+    if not setting.is_secret:
+        ways = f"{setting.flag} VALUE, or {ways}"
+    # Not as text, which might be broken within a name.
+    formatter.write(f"{'':{formatter.current_indent}}{ways}\n")
+    with formatter.indentation():
+        formatter.write_text(f"{setting.meaning[0].upper()}{setting.meaning[1:]}.")
+        formatter.write_text(f"Allowed: {setting.allowed}")
+        formatter.write_text(f"Default: {setting.default}")
+
+
+def _settings_flags(command: Callable[..., None]) -> Callable[..., None]:
+    for setting in reversed(describe()):
+        if not setting.is_secret:
+            command = click.option(setting.flag, setting.name, metavar="VALUE")(command)
+    return command
+
+
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND]",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="gateway-queue")
+@_settings_flags
+@click.pass_context
+def main(context: click.Context, /, **flags: str | None) -> None:
+    """Tell each shard of a Discord bot when it may IDENTIFY.
+
+    Without a command it serves: shards ask GET /?shard=N and are held until it is their
+    turn. Options win over the environment, and that wins over files in /run/secrets named
+    like the variables. Secrets have no option, as it would show in the list of processes.
+    """
+    context.obj = {name: value for name, value in flags.items() if value is not None}
+    if context.invoked_subcommand is None:
+        _serve(settings_of(context.obj))
+
+
+def _serve(settings: Settings) -> None:
+    # Here, for it loads Quart and Hypercorn, which the other commands do without.
+    from gateway_queue.server import CannotListenError, serve  # noqa: PLC0415
+
+    log.configure(settings.log_level, settings.log_format)
+    try:
+        trio.run(serve, settings)
+    except* TokenRefusedError as group:
+        fail(group, EXIT_TOKEN_REFUSED, "check DISCORD_TOKEN")
+    except* (CannotAskError, CannotListenError, JournalError) as group:
+        fail(group, 1)
+
+
+main.add_command(status)
+main.add_command(wait)

@@ -1,0 +1,104 @@
+"""``gateway-queue status``."""
+
+import re
+import time
+
+import click
+import httpx
+from rich.console import Console
+
+from gateway_queue.cli.common import (
+    WHERE,
+    Flags,
+    address_of,
+    api_key,
+    fail,
+    refusal,
+    settings_of,
+    url_option,
+)
+from gateway_queue.cli.report import Status, parse, report
+
+# A server that grants on time answers within milliseconds.
+ANSWER_SECONDS = 5.0
+
+# A hundred bytes for each of a million seats.
+LONGEST_ANSWER = 10**8
+
+
+@click.command()
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="Print the server's JSON as it came.")
+@click.pass_obj
+def status(flags: Flags, *, url: str | None, as_json: bool) -> None:
+    """Show what a running server is doing.
+
+    Asks the server's /status: its session starts, who waits in which bucket, who is next
+    and when, and how long it takes until everyone is in.
+
+    A server with an API key wants it here too: in the environment as
+    GATEWAY_QUEUE_API_KEY, or in the file of that name in /run/secrets.
+
+    The exit code is 0 if the server answered, 1 if not, and 2 if an option or a setting is
+    wrong.
+    """
+    settings = settings_of(flags)
+    address = url or address_of(settings)
+    # What our own settings name is near: no proxy that the environment has for the world.
+    body, shown = _ask(address, api_key(settings), trust_env=url is not None)
+    if as_json:
+        click.echo(body)
+        return
+    Console(highlight=False).print(report(shown, address))
+
+
+def _ask(address: str, key: str | None, *, trust_env: bool) -> tuple[bytes, Status]:
+    """The server's /status: as it came, and as it is understood."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    foreign = f"what answers at {address} is not a Gateway Queue"
+    try:
+        with (
+            httpx.Client(headers=headers, timeout=ANSWER_SECONDS, trust_env=trust_env) as client,
+            client.stream("GET", f"{address}/status") as response,
+        ):
+            if response.status_code == 401:
+                fail(f"the server at {address} {refusal(key)}", 1)
+            if response.status_code != 200:
+                fail(f"{foreign}, or a proxy before it answers: {_outcome(response)}", 1, WHERE)
+            if not response.headers.get("Content-Type", "").startswith("application/json"):
+                fail(f"{foreign}: it sends no JSON", 1, WHERE)
+            body = _read(response)
+        return body, parse(body)
+    except (ImportError, OSError) as error:
+        fail(f"cannot use the proxy or the certificates that the environment names: {error}", 1)
+    except httpx.InvalidURL as error:
+        fail(f"{address} is no address: {error}", 2, WHERE)
+    except httpx.TimeoutException:
+        fail(f"no answer from {address} within {ANSWER_SECONDS:g} s", 1, WHERE)
+    except httpx.ConnectError as error:
+        fail(f"no server answers at {address}: {_without_number(error)}", 1, WHERE)
+    except (httpx.RequestError, ValueError) as error:
+        fail(f"{foreign}: {error}", 1, WHERE)
+
+
+def _read(response: httpx.Response) -> bytes:
+    """All of the answer; httpx itself limits only each pause in it."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    body = b""
+    for piece in response.iter_bytes():
+        body += piece
+        if time.monotonic() > deadline or len(body) > LONGEST_ANSWER:
+            raise httpx.ReadTimeout("the answer does not end")
+    return body
+
+
+def _outcome(response: httpx.Response) -> str:
+    code = response.status_code
+    outcome = f"{code} {httpx.codes.get_reason_phrase(code)}".rstrip()
+    to = response.headers.get("Location")
+    return f"{outcome}, to {to!r}" if to else outcome
+
+
+def _without_number(error: Exception) -> str:
+    """What the system says, without its ``[Errno 111]``."""
+    return re.sub(r"^\[[^]]*\] ", "", str(error))

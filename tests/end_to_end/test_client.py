@@ -1,0 +1,346 @@
+"""``gateway_queue.client``: with a real server, and with what it may meet in its place.
+
+What the client does is written for both of asyncio and trio, and played by each in turn.
+"""
+
+import asyncio
+import importlib.metadata
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import pairwise
+
+import anyio
+import httpx
+import pytest
+import trio
+from background import background
+from harness import free_port, running_server
+from raw import GRANT
+from shards import LAG
+
+from gateway_queue.client import GatewayQueue, RefusedError, Standing
+
+Scene = Callable[[GatewayQueue], Awaitable[None]]
+
+KEY = "sesame-9f2c"
+INTERVAL = 0.4
+LONG = 60.0  # seconds of an interval whose end no test waits for
+PATIENCE = 20.0
+JSON, PROBLEM = "application/json", "application/problem+json"
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def play(backend: str, scene: Scene, url: str, api_key: str | None = None) -> None:
+    async def whole() -> None:
+        with anyio.fail_after(PATIENCE):
+            async with GatewayQueue(url, api_key=api_key) as queue:
+                await scene(queue)
+
+    if backend == "trio":
+        await whole()
+    else:
+        await trio.to_thread.run_sync(lambda: asyncio.run(whole()))
+
+
+# Turns
+
+
+async def test_each_shard_gets_its_turn_when_the_interval_is_over(backend: str) -> None:
+    granted: list[float] = []
+
+    async def wait(queue: GatewayQueue, shard: int) -> None:
+        await queue.wait(shard)
+        granted.append(anyio.current_time())
+
+    async def scene(queue: GatewayQueue) -> None:
+        async with anyio.create_task_group() as tasks:
+            for shard in range(4):
+                tasks.start_soon(wait, queue, shard)
+
+    async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
+        await play(backend, scene, server.url)
+
+    assert len(granted) == 4
+    assert min(later - earlier for earlier, later in pairwise(granted)) > INTERVAL - LAG
+
+
+async def test_it_tells_how_the_shard_stands_and_asks_again(backend: str) -> None:
+    standings: list[Standing] = []
+
+    async def scene(queue: GatewayQueue) -> None:
+        await queue.wait(0)
+        await queue.wait(1, on_standing=standings.append)
+
+    async with running_server(GATEWAY_QUEUE_INTERVAL=2) as server:
+        await play(backend, scene, server.url)
+
+    (standing,) = standings
+    assert standing.position == 1
+    assert standing.reason == "interval"
+    assert standing.expected_in == pytest.approx(1.0, abs=2 * LAG)
+
+
+async def test_there_may_be_more_shards_than_a_pool_has_connections(backend: str) -> None:
+    number = 150
+
+    async with running_server(GATEWAY_QUEUE_INTERVAL=LONG) as server:
+
+        async def scene(queue: GatewayQueue) -> None:
+            async with anyio.create_task_group() as tasks:
+                for shard in range(number):
+                    tasks.start_soon(queue.wait, shard)
+                await waiting(server.url, lambda shards: len(shards) == number)
+                tasks.cancel_scope.cancel()
+
+        await play(backend, scene, server.url)
+
+
+async def test_who_is_cancelled_has_left_and_comes_back_to_its_old_place(backend: str) -> None:
+    async with running_server(GATEWAY_QUEUE_INTERVAL=LONG) as server:
+
+        async def scene(queue: GatewayQueue) -> None:
+            async with anyio.create_task_group() as tasks:
+                async with anyio.create_task_group() as first:
+                    first.start_soon(queue.wait, 0)
+                    await present(server.url, 0)
+                    tasks.start_soon(queue.wait, 1)
+                    await present(server.url, 0, 1)
+                    first.cancel_scope.cancel()
+                await present(server.url, 1)
+                tasks.start_soon(queue.wait, 0)
+                await present(server.url, 0, 1)
+                tasks.cancel_scope.cancel()
+            await present(server.url)
+
+        await play(backend, scene, server.url)
+
+
+async def present(url: str, *shards: int) -> None:
+    """Wait until these, in this order, and no others wait for their turn."""
+    await waiting(url, lambda waiting: waiting == [*shards])
+
+
+async def waiting(url: str, wanted: Callable[[list[int]], bool]) -> None:
+    async with httpx.AsyncClient(base_url=url) as client:
+        with anyio.fail_after(PATIENCE):
+            while True:
+                seats = (await client.get("/status")).json()["seats"]
+                if wanted([seat["shard"] for seat in seats]):
+                    return
+
+
+async def test_it_keeps_asking_while_the_server_is_killed_and_started_again(backend: str) -> None:
+    port = free_port()
+    done = trio.Event()
+
+    async def scene(queue: GatewayQueue) -> None:
+        await queue.wait(0)
+
+    async with background() as nursery:
+
+        async def client() -> None:
+            await play(backend, scene, f"http://127.0.0.1:{port}")
+            done.set()
+
+        async with running_server(PORT=port, GATEWAY_QUEUE_INTERVAL=LONG) as server:
+            nursery.start_soon(client)
+            await server.logged("identify_queued", shard=0)
+        async with running_server(PORT=port, GATEWAY_QUEUE_INTERVAL=INTERVAL):
+            with trio.fail_after(PATIENCE):
+                await done.wait()
+
+
+async def test_proxies_that_the_environment_names_are_not_used(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+
+    async def scene(queue: GatewayQueue) -> None:
+        await queue.wait(0)
+
+    async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
+        await play(backend, scene, server.url)
+
+
+# What is no permission
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"", id="closed unanswered"),
+        pytest.param(b"what?\r\n\r\n", id="no HTTP"),
+        pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", id="cut off"),
+        *(
+            pytest.param((status, kind, body), id=f"{status} {kind}")
+            for status, kind, body in (
+                (200, "text/html", b"<h1>Welcome to nginx!</h1>"),
+                (200, JSON, b'{"message": "hello"}'),
+                (200, JSON, b"[]"),
+                (202, JSON, b"{}"),
+                (202, JSON, b"\xff"),
+                (204, JSON, b""),
+                (302, "text/html", b""),
+                (404, "text/html", b"no such route"),
+                (429, JSON, b"{}"),
+                (500, PROBLEM, b"{}"),
+                (503, "text/html", b""),
+                (504, "text/html", GRANT),
+            )
+        ),
+    ],
+)
+async def test_nothing_but_the_queues_own_words_is_a_permission(
+    answer: bytes | tuple[int, str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    if isinstance(answer, tuple):
+        answer = http(*answer)
+    async with answering(answer, http(200, JSON, GRANT)) as (url, requests):
+        await play("trio", lambda queue: queue.wait(3), url)
+
+    assert [request.split(b" HTTP")[0] for request in requests] == 2 * [b"GET /?shard=3&wait=1"]
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.name == "gateway_queue.client"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (
+            (400, PROBLEM, b'{"detail": "shard is odd"}'),
+            r"^the queue refuses: shard is odd \(400\)",
+        ),
+        ((400, PROBLEM, b"[]"), r"^the queue refuses: Words \(400\)"),
+        ((401, "text/html", b"of a proxy"), r"^the queue refuses: Words \(401\)"),
+        ((403, "text/html", b"of a proxy"), r"^the queue refuses: Words \(403\)"),
+    ],
+)
+async def test_a_refusal_is_raised(answer: tuple[int, str, bytes], says: str) -> None:
+    async with answering(http(*answer)) as (url, _), GatewayQueue(url) as queue:
+        with pytest.raises(RefusedError, match=says) as raised:
+            await queue.wait(3)
+
+    assert raised.value.status == answer[0]
+
+
+def http(status: int, kind: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status} Words\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}"
+    return f"{head}\r\nconnection: close\r\n\r\n".encode() + body
+
+
+@asynccontextmanager
+async def answering(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A server that gives these answers, each to one connection; and what it was sent."""
+    left = list(answers)
+    requests: list[bytes] = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        requests.append(await stream.receive_some())
+        await stream.send_all(left.pop(0))
+        await stream.aclose()
+
+    async with background() as nursery:
+        serve = partial(trio.serve_tcp, answer, 0, host="127.0.0.1")
+        listener, *_ = await nursery.start(serve)
+        yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}", requests
+
+
+# The API key
+
+
+async def test_the_key_is_sent(backend: str) -> None:
+    async def scene(queue: GatewayQueue) -> None:
+        await queue.wait(0)
+        assert await queue.confirm(0)
+
+    async with running_server(GATEWAY_QUEUE_API_KEY=KEY, GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
+        await play(backend, scene, server.url, KEY)
+
+
+@pytest.mark.parametrize("key", [None, KEY + "x"])
+async def test_a_wrong_key_is_refused(key: str | None) -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_API_KEY=KEY) as server,
+        GatewayQueue(server.url, api_key=key) as queue,
+    ):
+        for ask in (queue.wait, queue.confirm):
+            with pytest.raises(RefusedError, match="401") as raised:
+                await ask(0)
+            assert KEY not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["", f"{KEY}\n", f"two {KEY}", f"ü{KEY}"])
+def test_what_cannot_be_a_key_is_not_told(key: str) -> None:
+    with pytest.raises(ValueError, match="API key") as raised:
+        GatewayQueue("http://127.0.0.1", api_key=key)
+    assert KEY not in repr(raised.value)
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://queue", "http://", "http://:x", "/"])
+def test_what_is_no_address(url: str) -> None:
+    with pytest.raises(ValueError, match="the queue's address"):
+        GatewayQueue(url)
+
+
+# Confirmations
+
+
+async def test_a_confirmation_is_of_a_turn_the_server_knows(backend: str) -> None:
+    async def scene(queue: GatewayQueue) -> None:
+        assert not await queue.confirm(0)
+        await queue.wait(0, confirm=True)
+        assert await queue.confirm(0)
+        assert await queue.confirm(0, invalid_session=True)
+
+    async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
+        await play(backend, scene, server.url)
+
+        await server.logged("invalid_session_reported", shard=0)
+
+
+async def test_an_unconfirmed_turn_keeps_the_bucket_closed_for_two_intervals(backend: str) -> None:
+    granted: list[float] = []
+
+    async def scene(queue: GatewayQueue) -> None:
+        for shard in range(2):
+            await queue.wait(shard, confirm=True)
+            granted.append(anyio.current_time())
+
+    async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
+        await play(backend, scene, server.url)
+
+    assert granted[1] - granted[0] > 2 * INTERVAL - LAG
+
+
+async def test_a_confirmation_is_said_again_until_it_is_heard() -> None:
+    heard = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
+    answers = b"", http(502, "text/html", b""), heard
+    async with answering(*answers) as (url, requests), GatewayQueue(url) as queue:
+        assert await queue.confirm(7)
+
+    assert len(requests) == 3
+    assert requests[0].startswith(b"POST /confirm?shard=7 HTTP")
+
+
+# What it needs
+
+
+def test_it_needs_nothing_of_the_servers() -> None:
+    needed = importlib.metadata.requires("gateway-queue") or []
+    always = [name for name in needed if "extra ==" not in name]
+    assert sorted(re.findall(r"^\w+", "\n".join(always), re.MULTILINE)) == ["anyio", "httpx"]
+
+    foreign = {"click", "hypercorn", "prometheus_client", "pydantic", "quart", "rich", "structlog"}
+    program = "import sys, gateway_queue.client.discord_py; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert foreign.isdisjoint(loaded.stdout.split())

@@ -1,0 +1,157 @@
+"""``gateway-queue wait``: for bots in any language, and for shell scripts."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import trio
+from harness import SERVER, Program, free_port, running, running_server
+
+KEY = "sesame-9f2c"
+INTERVAL = 0.4
+LONG = 60.0  # seconds of an interval whose end no test waits for
+
+
+@asynccontextmanager
+async def waiting(
+    url: str, *arguments: str, shard: int = 0, **environment: object
+) -> AsyncIterator[Program]:
+    command = *SERVER, "wait", "--url", url, "--shard", str(shard), *arguments
+    async with running(*command, **environment) as program:
+        yield program
+
+
+async def wait(
+    url: str, *arguments: str, shard: int = 0, **environment: object
+) -> tuple[int, list[str]]:
+    """The exit code and the words of ``gateway-queue wait``."""
+    async with waiting(url, *arguments, shard=shard, **environment) as program:
+        return await program.ended(), program.lines
+
+
+async def test_it_ends_when_the_shard_may_identify() -> None:
+    async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
+        assert await wait(server.url) == (0, [])
+
+        (grant,) = server.logged_so_far("identify_granted")
+    assert grant["shard"] == 0
+
+
+async def test_it_says_once_how_the_shard_stands() -> None:
+    async with running_server(GATEWAY_QUEUE_INTERVAL=LONG) as server, waiting(server.url) as first:
+        await server.logged("identify_queued", shard=0)
+        async with waiting(server.url, "--timeout", "4", shard=1) as second:
+            assert await second.ended() == 124
+            assert len(server.logged_so_far("identify_queued")) == 2
+        (line,) = first.lines
+
+    assert re.fullmatch(r"Shard 0 waits: position 1, interval, (1m )?[\d.]+s left", line)
+    where, end = second.lines
+    assert re.fullmatch(r"Shard 1 waits: position 2, interval, 1m [\d.]+s left", where)
+    assert end == "gateway-queue: shard 1 had no turn within 4 s"
+
+
+async def test_it_counts_down_on_a_terminal() -> None:
+    async with running_server(GATEWAY_QUEUE_INTERVAL=4) as server:
+        command = *SERVER, "wait", "--url", server.url, "--shard", "0"
+        with trio.fail_after(20):
+            screen = await trio.to_thread.run_sync(on_a_terminal, command)
+
+    counts = [float(left) for left in re.findall(r"position 1, interval, ([\d.]+)s left", screen)]
+    assert len(set(counts)) > 3
+    assert counts == sorted(counts, reverse=True)
+    assert screen.count("\n") <= 1
+
+
+def on_a_terminal(command: Sequence[str]) -> str:
+    """What the command writes to a terminal of its own."""
+    terminal, end = os.openpty()
+    with subprocess.Popen(
+        command, stdout=end, stderr=end, env=os.environ | {"TERM": "xterm"}
+    ) as process:
+        os.close(end)
+        screen = b""
+        with suppress(OSError):  # so Linux says that nobody has the other end any more
+            while chunk := os.read(terminal, 4096):
+                screen += chunk
+        os.close(terminal)
+    assert process.returncode == 0
+    return screen.decode()
+
+
+async def test_it_becomes_the_command() -> None:
+    program = "import sys; print(sys.argv[1:]); sys.exit(9)"
+    command = "--", sys.executable, "-c", program, "--shard", "-x", "a b"
+    async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
+        assert await wait(server.url, *command) == (9, ["['--shard', '-x', 'a b']"])
+
+
+async def test_the_command_is_killed_by_signals_that_python_ignores() -> None:
+    command = "--", "grep", "SigIgn", "/proc/self/status"
+    async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
+        code, (line,) = await wait(server.url, *command)
+
+    assert code == 0
+    ignored = int(line.split()[1], 16)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        assert not ignored & 1 << (number - 1)
+
+
+async def test_no_turn_is_spent_on_a_command_that_is_not_there() -> None:
+    async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
+        code, words = await wait(server.url, "--", "no-such-bot")
+        assert await wait(server.url, shard=1) == (0, [])
+
+        assert [grant["shard"] for grant in server.logged_so_far("identify_granted")] == [1]
+    assert (code, words) == (127, ["gateway-queue: there is no command 'no-such-bot'"])
+
+
+async def test_ctrl_c_leaves_the_queue() -> None:
+    async with running_server(GATEWAY_QUEUE_INTERVAL=LONG) as server:
+        async with waiting(server.url) as program:
+            await server.logged("identify_queued")
+            program.process.send_signal(signal.SIGINT)
+            assert await program.ended() == 130
+            assert "Traceback" not in "".join(program.lines)
+        await server.logged("identify_left", shard=0)
+
+
+async def test_it_waits_for_a_server_that_is_not_there_yet() -> None:
+    port = free_port()
+    async with waiting(f"http://127.0.0.1:{port}") as program:
+        await program.said_something()
+        async with running_server(PORT=port, GATEWAY_QUEUE_INTERVAL=INTERVAL):
+            assert await program.ended() == 0
+    first, last = program.lines
+    assert "asks the queue again until it answers" in first
+    assert last == "shard 0: the queue answers again"
+
+
+async def test_it_finds_server_and_key_in_the_environment() -> None:
+    async with running_server(GATEWAY_QUEUE_API_KEY=KEY, GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
+        command = *SERVER, "wait", "--shard", "0"
+        variables = {"GATEWAY_QUEUE_URL": server.url, "GATEWAY_QUEUE_API_KEY": KEY}
+        async with running(*command, **variables) as program:
+            assert await program.ended() == 0
+
+
+async def test_a_wrong_key_is_refused() -> None:
+    async with running_server(GATEWAY_QUEUE_API_KEY=KEY) as server:
+        code, words = await wait(server.url)
+        assert code == 1
+        assert "wants an API key: set GATEWAY_QUEUE_API_KEY" in words[0]
+        code, words = await wait(server.url, GATEWAY_QUEUE_API_KEY="other")
+        assert code == 1
+        assert "does not take the API key" in words[0]
+        assert "other" not in words[0]
+    assert len(words) == 1
+
+
+async def test_what_is_wrong_is_said_before_anybody_is_asked() -> None:
+    for arguments in ((), ("--shard", "-1"), ("--shard", "0", "--timeout", "0")):
+        async with running(*SERVER, "wait", *arguments) as program:
+            assert await program.ended() == 2
