@@ -17,7 +17,8 @@ Beside it: ``discord.py`` keeps the session start limit fresh; ``server.py`` own
 nursery; ``connection.py`` repairs the HTTP stack; ``standing.py``, ``status.py``,
 ``metrics.py`` and ``scrape.py`` say what is going on; ``settings.py`` and ``log.py`` are what
 they say; ``asgi.py`` is the app for the ``hypercorn`` command. ``cli/`` is the command, and
-``client/`` is for bots: it needs nothing of all this.
+``client/`` is for bots: it needs nothing of all this. ``openapi.json`` says what the server
+looks like from outside.
 """
 
 __version__ = "0.1.0"

@@ -121,7 +121,9 @@ def _shard(text: str) -> int:
 
 
 def _wait(text: str) -> float:
-    if re.fullmatch(r"[0-9]{1,10}(\.[0-9]{1,10})?", text) and 0 < float(text) <= LONGEST_WAIT:
+    """What is left of a client's own deadline may be 19.999731540679932, or 1e-05."""
+    number = r"[0-9]{1,10}(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?"
+    if re.fullmatch(number, text) and 0 < float(text) <= LONGEST_WAIT:
         return float(text)
     raise Problem(
         400,

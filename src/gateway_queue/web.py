@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from hmac import compare_digest
+from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,6 +37,9 @@ log = structlog.get_logger()
 
 # The original's answer, to the letter.
 GRANTED = b'{"message": "You\'re free to connect now! :)"}'
+
+# What all of this looks like from outside.
+OPENAPI = files("gateway_queue").joinpath("openapi.json").read_bytes()
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"
@@ -170,6 +174,7 @@ def create_app() -> App:
     app.register_error_handler(Problem, _problem_page)
     app.register_error_handler(HTTPException, _error_page)
     app.register_error_handler(Exception, _failure_page)
+    app.add_url_rule("/openapi.json", view_func=_openapi)
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -204,6 +209,10 @@ def create_app() -> App:
         return Response(b"", status=204)
 
     return app
+
+
+async def _openapi() -> Response:
+    return Response(OPENAPI, content_type=JSON)
 
 
 async def _gone(receive: "ASGIReceiveCallable") -> None:

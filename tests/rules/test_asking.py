@@ -1,0 +1,106 @@
+"""What a request asks for, whatever bytes it is made of."""
+
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import quote_from_bytes, urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway_queue.asking import (
+    LARGEST_SHARD,
+    LONGEST_WAIT,
+    RESERVED,
+    Ask,
+    Confirmation,
+    Problem,
+    ask_of,
+    confirmation_of,
+    path_of,
+)
+
+T = TypeVar("T")
+
+SHARDS = st.integers(0, LARGEST_SHARD)
+WAITS = st.floats(0, LONGEST_WAIT, exclude_min=True)
+NAMES = st.sampled_from([b"shard", b"wait", b"confirm", b"outcome", b"Shard", b"token", b""])
+PIECES = st.tuples(NAMES, st.sampled_from([b"=", b"", b"%3D", b"=="]), st.binary(max_size=20))
+QUERIES = st.binary(max_size=200) | st.builds(
+    b"&".join, st.lists(PIECES.map(b"".join) | st.just(b"shard=1"), max_size=5)
+)
+PATHS = st.sampled_from(["/", "/queue/", *RESERVED]) | st.text(max_size=20).map("/{}".format)
+
+
+def understood(parse: Callable[..., T], *about: object) -> T | Problem:
+    try:
+        return parse(*about)
+    except Problem as problem:
+        return problem
+
+
+@given(path=PATHS, query=QUERIES)
+def test_any_bytes_are_a_turn_a_page_or_a_problem(path: str, query: bytes) -> None:
+    ask = understood(ask_of, path, query)
+
+    if path.rstrip("/") in RESERVED:
+        assert ask is None
+    elif isinstance(ask, Problem):
+        assert ask.status == 400
+    elif ask is not None:
+        assert ask.shard is None or 0 <= ask.shard <= LARGEST_SHARD
+        assert ask.wait is None or 0 < ask.wait <= LONGEST_WAIT
+        assert ask.shard is not None or path == "/"
+
+
+@given(query=QUERIES)
+def test_any_bytes_confirm_a_shard_or_are_a_problem(query: bytes) -> None:
+    confirmation = understood(confirmation_of, query)
+
+    if isinstance(confirmation, Problem):
+        assert confirmation.status == 400
+    else:
+        assert 0 <= confirmation.shard <= LARGEST_SHARD
+
+
+@given(target=st.text() | st.text().map("http://{}".format))
+def test_any_target_has_a_path_or_is_a_problem(target: str) -> None:
+    path = understood(path_of, target)
+
+    if isinstance(path, Problem):
+        assert path.status == 400
+    else:
+        assert path
+
+
+@given(shard=SHARDS, wait=WAITS | st.none(), confirm=st.booleans(), others=st.binary(max_size=9))
+def test_what_was_meant_is_understood(
+    shard: int, wait: float | None, *, confirm: bool, others: bytes
+) -> None:
+    given = {"x": quote_from_bytes(others), "shard": shard}
+    if wait is not None:
+        given["wait"] = repr(wait)
+    if confirm:
+        given["confirm"] = "true"
+
+    assert ask_of("/any", urlencode(given).encode()) == Ask(shard, wait, confirm)
+
+
+@given(shard=SHARDS, invalid_session=st.booleans())
+def test_a_confirmation_is_understood(shard: int, *, invalid_session: bool) -> None:
+    query = b"shard=%d%s" % (shard, b"&outcome=invalid_session" if invalid_session else b"")
+
+    assert confirmation_of(query) == Confirmation(shard, invalid_session)
+
+
+@pytest.mark.parametrize("wait", ["19.999731540679932", "1e-05", "5E-3", "86400", "8.64e4"])
+def test_a_wait_may_be_what_is_left_of_a_deadline(wait: str) -> None:
+    assert ask_of("/", f"shard=0&wait={wait}".encode()) == Ask(0, float(wait))
+
+
+@pytest.mark.parametrize(
+    "wait", ["0", "0.0", "1e-400", "-1", "+1", "nan", "1e9", ".5", "5.", "1_0"]
+)
+def test_a_wait_is_no_such_number(wait: str) -> None:
+    with pytest.raises(Problem, match="wait is"):
+        ask_of("/", urlencode({"shard": 0, "wait": wait}).encode())
