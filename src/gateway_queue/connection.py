@@ -45,6 +45,9 @@ IDLE_SECONDS = 15.0
 # A client that takes no byte for so long never will.
 SEND_SECONDS = 5.0
 
+# A client that has not shaken hands after so long never will.
+HANDSHAKE_SECONDS = 5.0
+
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
@@ -84,13 +87,36 @@ class Connection(TCPServer):
         of malformed HTTP/2 requests do (hypercorn issue #225, found in 0.17 and 0.18).
         """
         try:
-            await super().run()
+            if await self._has_shaken_hands():
+                await super().run()
         except* PeerLeftError:
             pass
         except* Exception as group:
             error = group.exceptions[0]
             log.warning("connection_failed", error=f"{type(error).__name__}: {error}")
             log.debug("connection_failed_at", exc_info=group)
+
+    async def _has_shaken_hands(self) -> bool:
+        """Whether the client did so in time, where it has to.
+
+        Hypercorn waits a minute for it, and does not end meanwhile (0.18).
+        """
+        if isinstance(self.stream, trio.SocketStream):
+            return True
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.cancel_scope.deadline = trio.current_time() + HANDSHAKE_SECONDS
+                nursery.start_soon(self._cancel_at_the_end, nursery.cancel_scope)
+                await self.stream.do_handshake()
+                nursery.cancel_scope.cancel()
+                return True
+        except* trio.BrokenResourceError:
+            pass
+        return False
+
+    async def _cancel_at_the_end(self, scope: trio.CancelScope) -> None:
+        await self.context.terminated.wait()
+        scope.cancel()
 
     def cut(self) -> None:
         """Close the connection at once, whatever has been answered or not.

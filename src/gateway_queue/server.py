@@ -59,11 +59,14 @@ async def serve(settings: Settings) -> None:
         app.queue = queue
         app.api_key = settings.api_key.get_secret_value() if settings.api_key else None
         sock = _listen(settings.host, settings.port)
-        address = _address(sock)
+        scheme = "http" if settings.certfile is None else "https"
+        address = _address(sock, scheme)
         connection.repair()
         config = Config()
         config.bind = [f"fd://{sock.detach()}"]
         config.backlog = BACKLOG
+        if settings.certfile is not None:
+            config.certfile, config.keyfile = str(settings.certfile), str(settings.keyfile)
         config.graceful_timeout = settings.shutdown_grace
         config.errorlog = logging.getLogger("hypercorn.error")
         announce(settings, queue, address)
@@ -202,9 +205,9 @@ def _listen(host: str, port: int) -> socket.socket:
         raise CannotListenError(f"cannot listen on HOST={host} PORT={port}: {why}") from None
 
 
-def _address(sock: socket.socket) -> str:
+def _address(sock: socket.socket, scheme: str) -> str:
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def _end_on_signals(

@@ -8,12 +8,14 @@ import base64
 import binascii
 import hashlib
 import re
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, NoReturn, cast
 
 import httpx
 import platformdirs
+import pydantic_settings
 from pydantic import (
     BeforeValidator,
     Field,
@@ -83,10 +85,34 @@ def _journal(text: str) -> Path | Literal["sqlite", "memory"]:
     kind, _, path = text.partition(":")
     if kind != "sqlite" or path.strip() in {"", ":memory:"}:
         raise ValueError("none of these")
+    return _path(path)
+
+
+def _path(text: str) -> Path:
     try:
-        return Path(path).expanduser().absolute()
+        return Path(text).expanduser().absolute()
     except RuntimeError as error:
         raise ValueError(str(error)) from None
+
+
+def _file(text: str) -> Path:
+    if "-----BEGIN" in text:
+        raise ValueError("it is the file itself")
+    path = _path(text)
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    return path
+
+
+def _certificate(text: str) -> Path:
+    path = _file(text)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError("there is no certificate in it") from None
+    return path
 
 
 def _reserve(value: object) -> Reserve:
@@ -194,6 +220,18 @@ class Settings(BaseSettings):
         "letters, digits and signs of ASCII without white space",
         secret=True,
     )
+    certfile: Annotated[Path, PlainValidator(_certificate)] | None = _setting(
+        "GATEWAY_QUEUE_CERTFILE",
+        None,
+        "the certificate for HTTPS, followed by those of its issuers; none: no TLS",
+        "the path of a file in PEM",
+    )
+    keyfile: Annotated[Path, PlainValidator(_file)] | None = _setting(
+        "GATEWAY_QUEUE_KEYFILE",
+        None,
+        "the private key of the certificate",
+        "the path of a file in PEM, without a password",
+    )
     journal: Annotated[Path | Literal["sqlite", "memory"], PlainValidator(_journal)] = _setting(
         "GATEWAY_QUEUE_JOURNAL",
         "sqlite",
@@ -244,6 +282,15 @@ def load(**flags: str) -> Settings:
         raise SettingsError(_explain(error)) from None
     except UnicodeDecodeError:
         raise SettingsError(f"a file in {SECRETS} is not text in UTF-8") from None
+    except (OSError, pydantic_settings.SettingsError) as error:
+        why = error.__cause__ or error
+        raise SettingsError(f"a file in {SECRETS} cannot be read: {why}") from None
+    _check_reserve(settings)
+    _check_key(settings)
+    return settings
+
+
+def _check_reserve(settings: Settings) -> None:
     if settings.reserve == Reserve(100, is_percentage=True):
         raise SettingsError(
             "GATEWAY_QUEUE_RESERVE=100% leaves nothing to be granted, ever; allowed: less than that"
@@ -256,7 +303,42 @@ def load(**flags: str) -> Settings:
             f" GATEWAY_QUEUE_DAILY_STARTS={settings.daily_starts}, so no shard could ever start;"
             " allowed: less than that"
         )
-    return settings
+
+
+def _check_key(settings: Settings) -> None:
+    """Raise SettingsError unless there is a certificate with its key, or neither."""
+    certfile, keyfile = settings.certfile, settings.keyfile
+    names = "GATEWAY_QUEUE_CERTFILE and GATEWAY_QUEUE_KEYFILE"
+    if certfile is None and keyfile is None:
+        return
+    if certfile is None or keyfile is None:
+        raise SettingsError(f"of {names} one is set and one is not; allowed: both or neither")
+    if why := _why_not_a_pair(certfile, keyfile):
+        raise SettingsError(
+            f"what {names} are set to is not allowed ({why});"
+            " allowed: a certificate, and its key without a password"
+        )
+
+
+class _EncryptedError(Exception):
+    """A private key needs a password."""
+
+
+def _why_not_a_pair(certfile: Path, keyfile: Path) -> str | None:
+    def password() -> NoReturn:  # or OpenSSL would ask for it at the terminal
+        raise _EncryptedError
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, password)
+    except _EncryptedError:
+        return "the key is encrypted"
+    except ssl.SSLError as error:
+        if error.reason is None:
+            return "there is no private key"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return "the key is of another certificate"
+        return error.reason.lower().replace("_", " ")
+    return None
 
 
 def bot_of(token: SecretStr | None) -> str:
@@ -313,7 +395,9 @@ def _explain(error: ValidationError) -> str:
     name = str(first["loc"][0])
     setting = next(setting for setting in describe() if setting.name == name)
     given = f"{name}={first['input']}"
-    if setting.is_secret or (setting.name.endswith("_API") and re.search("[@?]", given)):
-        given = f"what {name} is set to"  # a URL may have a password, or a key
+    # A URL may have a password, and a path may be a private key itself, by mistake.
+    may_tell = name.endswith("FILE") or (name.endswith("_API") and re.search("[@?]", given))
+    if setting.is_secret or may_tell:
+        given = f"what {name} is set to"
     reason = first["msg"].removeprefix("Value error, ")
     return f"{given} is not allowed ({reason}); allowed: {setting.allowed}"

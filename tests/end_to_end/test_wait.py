@@ -5,17 +5,16 @@ proxy gives up after 30 s, and a bucket grants every 5.5 s.
 """
 
 import json
-import shutil
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import trio
-from harness import Program, free_port, running, running_server
+from harness import Program, running, running_server
+from proxies import NGINX, proxy
 from raw import AT_ONCE, connect, connect_http2, grant_of, waiting
 from shards import GRANT
 
@@ -36,49 +35,16 @@ PROXY_GIVES_UP_AFTER = 1.5
 INTERVAL = 0.4
 LONG = 60.0  # seconds of an interval whose end no test waits for
 
-NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
-with_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
-NGINX_CONF = """
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log stderr warn;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
+with_nginx = pytest.mark.skipif(NGINX.path is None, reason="nginx is not installed")
+IMPATIENT_NGINX = f"""
     server {{
-        listen 127.0.0.1:{port};
+        listen 80;
         location / {{
-            proxy_pass {queue};
-            proxy_read_timeout {gives_up_after:.0f}ms;
+            proxy_pass http://127.0.0.1:8000;
+            proxy_read_timeout {PROXY_GIVES_UP_AFTER * 1000:.0f}ms;
         }}
     }}
-}}
 """
-
-
-@asynccontextmanager
-async def proxy(queue: str, folder: Path) -> AsyncIterator[str]:
-    """The address of an nginx before the queue, as it comes but for its patience."""
-    assert NGINX is not None
-    port = free_port()
-    conf = folder / "nginx.conf"
-    conf.write_text(
-        NGINX_CONF.format(port=port, queue=queue, gives_up_after=PROXY_GIVES_UP_AFTER * 1000)
-    )
-    async with running(NGINX, "-p", str(folder), "-e", "stderr", "-c", str(conf)) as nginx:
-        while nginx.returncode is None:
-            try:
-                await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
-                break
-            except OSError:
-                await trio.sleep(0.02)
-        yield f"http://127.0.0.1:{port}"
 
 
 Refusal = tuple[float, dict[str, Any]]  # when it came, and what it said
@@ -115,7 +81,7 @@ async def test_through_a_proxy_a_client_that_polls_gets_in_when_one_that_holds_w
 
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL, GATEWAY_QUEUE_MAX_CONCURRENCY=2) as server,
-        proxy(server.url, tmp_path) as proxy_url,
+        proxy(NGINX, IMPATIENT_NGINX, server.url, tmp_path) as proxy_url,
         client_of(proxy_url) as client,
     ):
 
@@ -151,7 +117,7 @@ async def test_through_that_proxy_a_client_that_holds_is_told_of_a_time_out(tmp_
     """And if it is an old one, which takes any answer for a grant, it identifies now."""
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=LONG) as server,
-        proxy(server.url, tmp_path) as proxy_url,
+        proxy(NGINX, IMPATIENT_NGINX, server.url, tmp_path) as proxy_url,
         client_of(proxy_url) as client,
     ):
         answer = await client.get("/?shard=0")

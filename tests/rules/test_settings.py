@@ -3,9 +3,18 @@
 import base64
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -31,6 +40,8 @@ DEFAULTS = {
     "GATEWAY_QUEUE_SEAT_TTL": "60",
     "GATEWAY_QUEUE_CRASH_LOOP": "6/600",
     "GATEWAY_QUEUE_API_KEY": "none",
+    "GATEWAY_QUEUE_CERTFILE": "none",
+    "GATEWAY_QUEUE_KEYFILE": "none",
     "GATEWAY_QUEUE_JOURNAL": "sqlite",
     "GATEWAY_QUEUE_SHUTDOWN_GRACE": "5",
     "GATEWAY_QUEUE_LOG_LEVEL": "info",
@@ -94,6 +105,19 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     monkeypatch.setitem(Settings.model_config, "secrets_dir", tmp_path)
     return tmp_path
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, to whom no file is closed."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if user == 0:
+            os.seteuid(0)
 
 
 def by_name(name: str) -> Setting:
@@ -203,6 +227,12 @@ class TestSource:
         assert token is not None
         assert token.get_secret_value() == TOKEN
 
+    def test_a_file_that_cannot_be_read_is_a_mistake(self, secrets: Path) -> None:
+        (secrets / "DISCORD_TOKEN").write_text(TOKEN)
+        (secrets / "DISCORD_TOKEN").chmod(0)
+        with as_nobody(), pytest.raises(SettingsError, match=r"cannot be read: .* denied"):
+            load()
+
     def test_what_is_no_setting_is_no_matter(
         self, secrets: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -280,6 +310,107 @@ class TestValue:
     def test_a_crash_loop_may_be_off(self) -> None:
         assert load(GATEWAY_QUEUE_CRASH_LOOP="off").crash_loop is None
         assert load(GATEWAY_QUEUE_CRASH_LOOP="3/60").crash_loop == CrashLoop(3, 60.0)
+
+
+ISSUER = trustme.CA()
+ISSUED = ISSUER.issue_cert("queue.test")
+CERTIFICATE = ISSUED.cert_chain_pems[0].bytes()
+KEY = ISSUED.private_key_pem.bytes()
+KEY_OF_ANOTHER = ISSUER.issue_cert("other.test").private_key_pem.bytes()
+ENCRYPTED = load_pem_private_key(KEY, None).private_bytes(
+    Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open-sesame")
+)
+
+
+class TestCertificate:
+    @pytest.fixture
+    def certfile(self, tmp_path: Path) -> Path:
+        path = tmp_path / "certificate.pem"
+        path.write_bytes(CERTIFICATE)
+        return path
+
+    @pytest.fixture
+    def keyfile(self, tmp_path: Path) -> Path:
+        path = tmp_path / "key.pem"
+        path.write_bytes(KEY)
+        return path
+
+    def test_a_certificate_and_its_key_are_two_files(self, certfile: Path, keyfile: Path) -> None:
+        settings = load(GATEWAY_QUEUE_CERTFILE=str(certfile), GATEWAY_QUEUE_KEYFILE=str(keyfile))
+        assert (settings.certfile, settings.keyfile) == (certfile, keyfile)
+
+    def test_or_one(self, keyfile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        keyfile.write_bytes(KEY + CERTIFICATE)
+        monkeypatch.setenv("HOME", str(keyfile.parent))
+        both = f"~/{keyfile.name}"
+        settings = load(GATEWAY_QUEUE_CERTFILE=both, GATEWAY_QUEUE_KEYFILE=both)
+        assert settings.certfile == settings.keyfile == keyfile
+
+    def test_one_without_the_other_is_a_mistake(self, certfile: Path, keyfile: Path) -> None:
+        for one in (
+            {"GATEWAY_QUEUE_CERTFILE": str(certfile)},
+            {"GATEWAY_QUEUE_KEYFILE": str(keyfile)},
+        ):
+            with pytest.raises(SettingsError, match=r"CERTFILE and .*_KEYFILE.*both or neither"):
+                load(**one)
+
+    @pytest.mark.parametrize("name", ["GATEWAY_QUEUE_CERTFILE", "GATEWAY_QUEUE_KEYFILE"])
+    @pytest.mark.parametrize(
+        ("path", "why"),
+        [
+            ("", "Is a directory"),
+            ("~nobody-of-this-name/key.pem", "home directory"),
+            ("/nowhere/key.pem", "No such file or directory"),
+            ("key.pem\0", "null byte"),
+            (1000 * "k", "File name too long"),
+        ],
+    )
+    def test_what_is_no_file_is_refused(self, name: str, path: str, why: str) -> None:
+        with pytest.raises(SettingsError, match=f"^what {name} is set to .*{why}") as caught:
+            load(**{name: path})
+        assert str(caught.value).endswith(f"allowed: {by_name(name).allowed}")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_what_cannot_be_read_is_refused(self, keyfile: Path) -> None:
+        keyfile.chmod(0)
+        with pytest.raises(SettingsError, match=r"KEYFILE .*Permission denied"):
+            load(GATEWAY_QUEUE_KEYFILE=str(keyfile))
+
+    @pytest.mark.parametrize("content", [b"", b"nonsense", KEY])
+    def test_what_has_no_certificate_is_refused(
+        self, content: bytes, certfile: Path, keyfile: Path
+    ) -> None:
+        certfile.write_bytes(content)
+        with pytest.raises(SettingsError, match=r"CERTFILE is .*there is no certificate in it"):
+            load(GATEWAY_QUEUE_CERTFILE=str(certfile), GATEWAY_QUEUE_KEYFILE=str(keyfile))
+
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [
+            (b"", "there is no private key"),
+            (CERTIFICATE, "there is no private key"),
+            (KEY[:100], "there is no private key"),
+            (KEY_OF_ANOTHER, "the key is of another certificate"),
+            (ENCRYPTED, "the key is encrypted"),
+        ],
+    )
+    def test_what_is_not_the_key_is_refused(
+        self, content: bytes, why: str, certfile: Path, keyfile: Path
+    ) -> None:
+        keyfile.write_bytes(content)
+        with pytest.raises(SettingsError, match=r"CERTFILE and .*_KEYFILE are set") as caught:
+            load(GATEWAY_QUEUE_CERTFILE=str(certfile), GATEWAY_QUEUE_KEYFILE=str(keyfile))
+        assert f"({why})" in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["GATEWAY_QUEUE_CERTFILE", "GATEWAY_QUEUE_KEYFILE"])
+    def test_a_key_in_place_of_its_path_is_refused_without_showing_it(self, name: str) -> None:
+        whole = KEY.decode()
+        lines = whole.splitlines()[1:-1]
+        for mistake in (whole, whole.replace("\n", "\\n"), "".join(lines), lines[0]):
+            with pytest.raises(SettingsError, match=f"^what {name} is set to") as caught:
+                load(**{name: mistake})
+            shown = "".join(traceback.format_exception(caught.value))
+            assert not [line for line in lines if line in shown]
 
 
 class TestJournalPath:

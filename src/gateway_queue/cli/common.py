@@ -45,7 +45,8 @@ def address_of(settings: Settings) -> str:
     else:
         if ip.is_unspecified:  # which is every address of this machine
             host = "127.0.0.1" if ip.version == 4 else "::1"
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    scheme = "http" if settings.certfile is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def _address(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:

@@ -1,0 +1,470 @@
+"""HTTPS: what holds without TLS holds with it, and a handshake costs nobody else anything."""
+
+import signal
+import socket
+import ssl
+import struct
+import sys
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import cast
+
+import httpx
+import pytest
+import trio
+import trustme
+from harness import DEFAULTS, SERVER, Program, free_port, run_server, running, running_server
+from raw import AT_ONCE, Client, HTTP2Client, tampered_server
+from shards import GRANT
+
+from gateway_queue.connection import HANDSHAKE_SECONDS
+
+ONE = "Host: queue"
+LONG = 60  # seconds of an interval or a grace whose end no test waits for
+SOON = 2.0  # seconds; Python itself needs a part of one to end
+
+Stream = trio.SSLStream[trio.SocketStream]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate for this machine, and who issued it."""
+
+    issuer: trustme.CA
+    certfile: Path
+    keyfile: Path
+    cafile: Path
+
+    @property
+    def settings(self) -> dict[str, object]:
+        return {"GATEWAY_QUEUE_CERTFILE": self.certfile, "GATEWAY_QUEUE_KEYFILE": self.keyfile}
+
+    def trust(self, *alpn: str) -> ssl.SSLContext:
+        """A client's view of it."""
+        context = ssl.create_default_context()
+        self.issuer.configure_trust(context)
+        context.set_alpn_protocols(alpn)
+        return context
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    folder = tmp_path_factory.mktemp("identity")
+    issuer = trustme.CA()
+    issued = issuer.issue_cert("127.0.0.1", "localhost")
+    identity = Identity(issuer, folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
+    for certificate in issued.cert_chain_pems:
+        certificate.write_to_path(identity.certfile, append=True)
+    issued.private_key_pem.write_to_path(identity.keyfile)
+    issuer.cert_pem.write_to_path(identity.cafile)
+    return identity
+
+
+async def dial(server: Program) -> trio.SocketStream:
+    host, _, port = server.url.removeprefix("https://").rpartition(":")
+    return await trio.open_tcp_stream(host, int(port))
+
+
+@asynccontextmanager
+async def tls(server: Program, context: ssl.SSLContext) -> AsyncIterator[Stream]:
+    async with await dial(server) as transport:
+        stream = trio.SSLStream(
+            transport, context, server_hostname="127.0.0.1", https_compatible=True
+        )
+        await stream.do_handshake()
+        yield stream
+
+
+@asynccontextmanager
+async def connect(server: Program, identity: Identity) -> AsyncIterator[Client]:
+    async with tls(server, identity.trust("http/1.1")) as stream:
+        yield Client(cast("trio.SocketStream", stream))
+
+
+@asynccontextmanager
+async def connect_http2(
+    server: Program, identity: Identity, *, window: int | None = None
+) -> AsyncIterator[HTTP2Client]:
+    async with tls(server, identity.trust("h2")) as stream:
+        assert stream.selected_alpn_protocol() == "h2"
+        client = HTTP2Client(cast("trio.SocketStream", stream), window=window)
+        client.protocol.initiate_connection()
+        await client.flush()
+        yield client
+
+
+@asynccontextmanager
+async def waiting(server: Program, identity: Identity, shard: int) -> AsyncIterator[Client]:
+    """A client that the server knows to wait for its turn."""
+    async with connect(server, identity) as client:
+        await client.ask(shard)
+        await server.logged("identify_queued", shard=shard)
+        yield client
+
+
+async def ended(client: Client | HTTP2Client) -> bool:
+    """Wait until the server closes the connection; whether nothing was answered before."""
+    try:
+        return not await client.rest()
+    except trio.BrokenResourceError:  # it did so with an RST
+        return True
+
+
+def troubles(server: Program) -> list[str]:
+    """What it said that an operator would look into."""
+    expected = '"level": "info"', '"event": "interval_short"'
+    return [line for line in server.lines if not any(words in line for words in expected)]
+
+
+# Turns
+
+
+@pytest.mark.parametrize(("http2", "version"), [(False, "HTTP/1.1"), (True, "HTTP/2")])
+async def test_a_turn_is_granted_in_its_time(
+    identity: Identity,
+    http2: bool,  # noqa: FBT001
+    version: str,
+) -> None:
+    async with (
+        running_server(**identity.settings, GATEWAY_QUEUE_INTERVAL=0.5) as server,
+        httpx.AsyncClient(
+            base_url=server.url, verify=identity.trust(), http2=http2, timeout=20
+        ) as client,
+    ):
+        assert server.url.startswith("https://127.0.0.1:")
+        granted_at = []
+        for shard in range(3):
+            answer = await client.get("/", params={"shard": shard})
+            granted_at.append(trio.current_time())
+            assert (answer.json(), answer.http_version) == (GRANT, version)
+        assert not troubles(server)
+    gaps = [after - before for before, after in pairwise(granted_at)]
+    assert min(gaps) > 0.4
+
+
+async def test_a_client_that_names_no_protocol_is_answered(identity: Identity) -> None:
+    async with (
+        running_server(**identity.settings, GATEWAY_QUEUE_INTERVAL=0.05) as server,
+        tls(server, identity.trust()) as stream,
+    ):
+        client = Client(cast("trio.SocketStream", stream))
+        await client.send("GET /?shard=1 HTTP/1.0")
+        assert (await client.answer()).is_grant
+        assert await client.rest() == b""
+
+
+async def test_it_serves_under_the_hypercorn_command_as_well(identity: Identity) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    files = "--certfile", str(identity.certfile), "--keyfile", str(identity.keyfile)
+    options = "--worker-class", "trio", "--bind", address, "--graceful-timeout", str(LONG), *files
+    command = sys.executable, "-m", "hypercorn", *options, "gateway_queue.asgi:app"
+    async with running(*command, **(DEFAULTS | {"GATEWAY_QUEUE_INTERVAL": 0.05})) as server:
+        try:
+            (await server.logged("listening"))["address"] = f"https://{address}"
+            async with connect(server, identity) as client, await dial(server):
+                await client.ask(1)
+                assert (await client.answer()).is_grant
+                server.process.terminate()
+                assert await server.ended(within=SOON) == 0
+        finally:
+            with trio.CancelScope(shield=True):
+                await server.stop()  # the worker would outlive a parent that is killed
+
+
+# Leaving
+
+
+def transport(client: Client) -> trio.SocketStream:
+    return cast("Stream", client.stream).transport_stream
+
+
+async def close(client: Client) -> None:
+    await transport(client).aclose()
+
+
+async def close_notify(client: Client) -> None:
+    """And wait for the server to close, too."""
+    with trio.fail_after(AT_ONCE), suppress(trio.BrokenResourceError):
+        await cast("Stream", client.stream).unwrap()
+
+
+async def half_close(client: Client) -> None:
+    await transport(client).send_eof()
+
+
+async def reset(client: Client) -> None:
+    linger = struct.pack("ii", 1, 0)
+    transport(client).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    transport(client).socket.close()
+
+
+async def nonsense(client: Client) -> None:
+    """Bytes that no key has encrypted."""
+    await transport(client).send_all(50 * b"nonsense")
+
+
+AHEAD = "GET /?shard=99 HTTP/1.1\r\nHost: queue\r\n\r\n"
+WAYS = close, close_notify, half_close, reset, nonsense
+
+
+async def test_whoever_leaves_is_seen_at_once_and_costs_no_slot(identity: Identity) -> None:
+    async with (
+        running_server(**identity.settings, GATEWAY_QUEUE_INTERVAL=3) as server,
+        AsyncExitStack() as clients,
+    ):
+        leaving: list[tuple[str, Callable[[Client], Awaitable[None]]]]
+        leaving = [(behind, leave) for behind in ("", AHEAD) for leave in WAYS]
+        for shard, (behind, leave) in enumerate(leaving):
+            client = await clients.enter_async_context(connect(server, identity))
+            await client.ask(shard, body=behind.encode())
+            await server.logged("identify_queued", shard=shard)
+            await leave(client)
+            await server.logged("identify_left", shard=shard, within=AT_ONCE)
+        last = await clients.enter_async_context(connect(server, identity))
+        await last.ask(100)
+        assert (await last.answer()).is_grant
+        [granted] = server.logged_so_far("identify_granted")
+        assert not troubles(server)
+    assert granted["shard"] == 100
+    assert granted["late"] < 0.1
+
+
+async def test_http2_streams_leave_one_by_one(identity: Identity) -> None:
+    async with (
+        running_server(**identity.settings, GATEWAY_QUEUE_INTERVAL=1) as server,
+        connect_http2(server, identity) as client,
+    ):
+        leaver = await client.ask("/?shard=1")
+        await server.logged("identify_queued", shard=1)
+        stayer = await client.ask("/?shard=2")
+        client.protocol.reset_stream(leaver)
+        await client.flush()
+        await server.logged("identify_left", shard=1, within=AT_ONCE)
+        [answer] = await client.answers([stayer])
+        assert answer.is_grant
+
+
+# Handshakes
+
+
+def hello(context: ssl.SSLContext) -> bytes:
+    """What a client begins with."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+async def test_a_handshake_that_does_not_end_costs_nobody_else_anything(
+    identity: Identity,
+) -> None:
+    async with (
+        running_server(**identity.settings, GATEWAY_QUEUE_INTERVAL=1) as server,
+        AsyncExitStack() as clients,
+    ):
+        start = hello(identity.trust())
+        streams = [await clients.enter_async_context(await dial(server)) for _ in range(100)]
+        for number, stream in enumerate(streams):
+            await stream.send_all(start[: number * len(start) // 200])  # some: nothing
+        begun_at = trio.current_time()
+        async with waiting(server, identity, 1) as client:
+            assert (await client.answer()).is_grant
+        [granted] = server.logged_so_far("identify_granted")
+        assert granted["late"] < 0.1
+        with trio.fail_after(HANDSHAKE_SECONDS + AT_ONCE):
+            for stream in streams:
+                with suppress(trio.BrokenResourceError):
+                    assert await stream.receive_some() == b""
+        assert trio.current_time() - begun_at > HANDSHAKE_SECONDS - AT_ONCE
+        assert not troubles(server)
+
+
+GARBAGE = {
+    "HTTP without TLS": b"GET /?shard=2 HTTP/1.1\r\nHost: queue\r\n\r\n",
+    "HTTP/2 without TLS": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "no protocol": bytes(range(256)) * 100,
+    "a record with nonsense": bytes.fromhex("16 03 01 00 10") + b"0123456789abcdef",
+}
+
+
+async def test_garbage_ends_its_connection_and_nothing_else(identity: Identity) -> None:
+    async with (
+        running_server(**identity.settings, GATEWAY_QUEUE_INTERVAL=1) as server,
+        waiting(server, identity, 1) as victim,
+    ):
+        for name, garbage in GARBAGE.items():
+            async with await dial(server) as stream:
+                client = Client(stream)
+                with suppress(trio.BrokenResourceError):
+                    await stream.send_all(garbage)
+                with trio.fail_after(AT_ONCE):
+                    assert await ended(client), name
+        async with await dial(server) as stream:
+            await reset(Client(cast("trio.SocketStream", trio.SSLStream(stream, identity.trust()))))
+        assert (await victim.answer()).is_grant
+        assert not troubles(server)
+        assert not server.logged_so_far("identify_granted", shard=2)
+
+
+async def test_nothing_older_than_tls_1_2_is_spoken(identity: Identity) -> None:
+    def only(version: ssl.TLSVersion) -> ssl.SSLContext:
+        context = identity.trust()
+        context.set_ciphers("ALL:@SECLEVEL=0")  # or OpenSSL would not even try
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            context.minimum_version = context.maximum_version = version
+        return context
+
+    async with running_server(**identity.settings) as server:
+        async with tls(server, only(ssl.TLSVersion.TLSv1_2)) as stream:
+            assert stream.version() == "TLSv1.2"
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            async with tls(server, only(ssl.TLSVersion.TLSv1_1)):
+                pass
+        assert isinstance(caught.value.__cause__, ssl.SSLEOFError)  # the server hung up
+
+
+# Failing
+
+
+async def test_malformed_http2_ends_its_connection_and_nothing_else(identity: Identity) -> None:
+    async with (
+        running_server(**identity.settings, GATEWAY_QUEUE_INTERVAL=0.5) as server,
+        waiting(server, identity, 1) as victim,
+        connect_http2(server, identity) as attacker,
+    ):
+        await attacker.ask(b"/\xff")
+        await server.logged("connection_failed")
+        assert (await victim.answer()).is_grant
+
+
+async def test_a_failing_handler_answers_nothing(identity: Identity) -> None:
+    async with tampered_server("turn_fails", **identity.settings) as server:
+        async with connect(server, identity) as client:
+            await client.ask(1)
+            assert await ended(client)
+        async with connect_http2(server, identity) as http2:
+            await http2.ask("/?shard=2")
+            assert await ended(http2)
+        async with connect(server, identity) as client:
+            await client.send("GET /healthz HTTP/1.1", ONE)
+            assert (await client.answer()).status == 200
+
+
+async def test_whoever_does_not_take_its_answer_is_cut_off(identity: Identity) -> None:
+    ping = bytes.fromhex("000008 06 00 00000000") + b"8 octets"
+    soon = "answers_must_be_taken_soon"
+    async with (
+        tampered_server(soon, **identity.settings, GATEWAY_QUEUE_INTERVAL=0.2) as server,
+        connect_http2(server, identity, window=0) as stuck,
+        connect_http2(server, identity) as deaf,
+        connect(server, identity) as next_one,
+    ):
+        await stuck.ask("/?shard=1")
+        await server.logged("identify_granted", shard=1)
+        with trio.fail_after(0.3 + AT_ONCE):
+            await ended(stuck)
+        await server.logged("answer_not_taken")
+        with trio.fail_after(10), suppress(trio.BrokenResourceError):
+            while True:  # until no buffer takes more
+                await deaf.stream.send_all(1_000 * ping)
+        await next_one.ask(2)
+        assert (await next_one.answer()).is_grant
+
+
+# Ending
+
+
+async def test_who_waits_is_served_within_the_grace_and_then_let_go(identity: Identity) -> None:
+    settings = {"GATEWAY_QUEUE_INTERVAL": 0.5, "GATEWAY_QUEUE_SHUTDOWN_GRACE": 1.25}
+    async with (
+        running_server(**identity.settings, **settings) as server,
+        AsyncExitStack() as clients,
+    ):
+        crowd = [
+            await clients.enter_async_context(waiting(server, identity, shard))
+            for shard in range(6)
+        ]
+        http2 = await clients.enter_async_context(connect_http2(server, identity))
+        await http2.ask("/?shard=6")
+        await server.logged("identify_queued", shard=6)
+        server.process.terminate()
+        assert await server.ended(within=1.25 + SOON) == 0
+        unanswered = [await ended(client) for client in crowd]
+        assert await ended(http2)
+        assert not troubles(server)
+    assert 2 <= unanswered.count(False) < len(crowd)
+    assert unanswered == sorted(unanswered)
+
+
+async def test_idle_connections_and_handshakes_do_not_hold_up_the_end(identity: Identity) -> None:
+    async with (
+        running_server(**identity.settings, GATEWAY_QUEUE_SHUTDOWN_GRACE=LONG) as server,
+        AsyncExitStack() as clients,
+    ):
+        await clients.enter_async_context(connect(server, identity))
+        http2 = await clients.enter_async_context(connect_http2(server, identity))
+        await http2.answers([await http2.ask("/healthz")])
+        for begun in (b"", hello(identity.trust()), hello(identity.trust())[:100]):
+            stream = await clients.enter_async_context(await dial(server))
+            await stream.send_all(begun)
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.ended(within=SOON) == 0
+
+
+# The commands
+
+
+async def test_the_commands_find_it_at_a_url(identity: Identity) -> None:
+    async with running_server(**identity.settings, GATEWAY_QUEUE_INTERVAL=0.05) as server:
+        for words, said in (("status", server.url), ("wait", "")):
+            more = () if words == "status" else ("--shard", "1", "--timeout", "10")
+            command = *SERVER, words, "--url", server.url, *more
+            async with running(*command, SSL_CERT_FILE=identity.cafile) as program:
+                assert await program.ended() == 0
+            assert said in "".join(program.lines)
+
+
+async def test_a_server_that_is_not_trusted_is_told_of(identity: Identity) -> None:
+    async with (
+        running_server(**identity.settings) as server,
+        running(*SERVER, "status", "--url", server.url, SSL_CERT_FILE=None) as status,
+    ):
+        assert await status.ended() == 1
+    assert len(status.lines) == 1
+    assert f"no server answers at {server.url}: certificate verify failed" in status.lines[0]
+
+
+# The key
+
+
+async def test_a_key_that_does_not_fit_stops_the_start(identity: Identity, tmp_path: Path) -> None:
+    other = tmp_path / "other.pem"
+    identity.issuer.issue_cert("queue.test").private_key_pem.write_to_path(other)
+    code, words = await run_server(*("--keyfile", str(other)), **identity.settings)
+
+    assert code == 2
+    assert "gateway-queue: what GATEWAY_QUEUE_CERTFILE and GATEWAY_QUEUE_KEYFILE" in words
+    assert len(words.splitlines()) == 1
+
+
+async def test_the_key_is_never_logged(identity: Identity) -> None:
+    key = [line for line in identity.keyfile.read_text().splitlines() if "-" not in line]
+    async with running_server(
+        **identity.settings, GATEWAY_QUEUE_LOG_LEVEL="debug", GATEWAY_QUEUE_INTERVAL=0.05
+    ) as server:
+        async with connect(server, identity) as client:
+            await client.ask(1)
+            await client.answer()
+        async with connect_http2(server, identity) as http2:
+            await http2.ask(b"/\xff")
+            await server.logged("connection_failed_at")
+        assert await server.stop() == 0
+    said = "\n".join(server.lines)
+    assert key
+    assert not [line for line in key if line in said]
