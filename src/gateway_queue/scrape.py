@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway_queue import __version__
+from gateway_queue.allowance import ReadAllowance
 from gateway_queue.queue import Queue
 
 
@@ -70,6 +71,11 @@ def _gauges(queue: Queue) -> Iterator[Metric]:
             "session_starts_reset_seconds",
             "Seconds until session starts come back.",
             allowance.reset_after(now),
+        )
+        yield _gauge(
+            "limits_age_seconds",
+            "Seconds since Discord was asked for the limits that are in use.",
+            now - allowance.sent_at if isinstance(allowance, ReadAllowance) else 0,
         )
     info = GaugeMetricFamily(
         "gateway_queue_build_info", "Always 1; which build this is.", labels=["version"]

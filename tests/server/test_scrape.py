@@ -1,0 +1,34 @@
+"""What ``/metrics`` says of the limits."""
+
+import trio
+from asgi import Client
+from serving import GATEWAY, limit, serving
+
+from gateway_queue.allowance import ReadAllowance
+
+
+async def age(client: Client) -> float | None:
+    page = (await client.get("/metrics")).body.decode()
+    ages = [line for line in page.splitlines() if line.startswith("gateway_queue_limits_age")]
+    return float(ages[0].split()[1]) if ages else None
+
+
+async def test_the_age_of_the_limits_counts_from_when_discord_was_asked() -> None:
+    async with serving(token=True) as client:
+        assert await age(client) is None
+        asked_at = trio.current_time()
+        await trio.sleep(2)
+        client.app.queue.read(limit(), GATEWAY, asked_at)
+        await trio.sleep(40)
+        assert await age(client) == 42
+
+        allowance = client.app.queue.starts.allowance
+        assert isinstance(allowance, ReadAllowance)
+        allowance.withdraw()
+        assert await age(client) is None
+
+
+async def test_limits_that_are_counted_here_are_always_fresh() -> None:
+    async with serving() as client:
+        await trio.sleep(40)
+        assert await age(client) == 0
