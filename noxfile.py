@@ -1,11 +1,18 @@
-"""`nox` makes every check there is: lint, types, the tests on each Python found here, the docs."""
+"""`nox` makes the checks of each change: lint, types, the tests on each Python found here, the
+docs, the package. `nox --list` shows the others.
+"""
 
+import os
 import shutil
+import socket
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+CONSTRAINTS = "constraints.txt"
 
 
 def runs(version: str) -> bool:
@@ -19,31 +26,105 @@ def runs(version: str) -> bool:
 # None: at least the Python that runs nox.
 PYTHONS = [version for version in nox.project.python_versions(PROJECT) if runs(version)] or None
 
+nox.options.sessions = ["lint", "types", "tests", "docs", "package"]
 
-def install(session: nox.Session, group: str) -> None:
-    session.install(".[server]", *nox.project.dependency_groups(PROJECT, group))
+
+def install(session: nox.Session, *what: str) -> None:
+    """Install these in the versions that are known to work."""
+    session.install("--constraint", CONSTRAINTS, *what)
+
+
+def group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(PROJECT, name))
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    session.install(*nox.project.dependency_groups(PROJECT, "lint"))
+    install(session, *group("lint"))
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("hadolint", "Dockerfile", "deploy/container/bot.Dockerfile")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    install(session, "types")
+    install(session, ".[server]", *group("types"))
     session.run("mypy")
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    install(session, "test")
+    install(session, ".[server]", *group("test"))
     session.run("pytest", *session.posargs)
 
 
 @nox.session
+def slow(session: nox.Session) -> None:
+    """Tests that take minutes, as they wait for as long as bots do."""
+    install(session, ".[server]", *group("test"))
+    session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
-    install(session, "docs")
+    install(session, ".[server]", *group("docs"))
     session.run("sphinx-build", "--quiet", "--fail-on-warning", "docs", "build/docs")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """What is published, installed where nothing else is: as a client, and as a server."""
+    install(session, *group("package"))
+    built = Path(session.create_tmp(), "dist").resolve()
+    shutil.rmtree(built, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(built), silent=True)
+    files = [str(file) for file in sorted(built.iterdir())]
+    session.run("twine", "check", "--strict", *files)
+    for file in files:
+        empty = built.parent / "empty"
+        session.run("python", "-m", "venv", "--clear", str(empty))
+
+        def run(command: str, *arguments: str, **options: Any) -> None:
+            session.run(str(empty / "bin" / command), *arguments, external=True, **options)  # noqa: B023
+
+        run("pip", "install", "--quiet", "--constraint", CONSTRAINTS, file)
+        run("python", "-c", "from gateway_queue.client import GatewayQueue")
+        run("gateway-queue", "--version", success_codes=[1])  # says what it lacks
+        run("pip", "install", "--quiet", "--constraint", CONSTRAINTS, f"{file}[server]")
+        run("pip", "check")
+        serve(session, empty / "bin" / "gateway-queue")
+
+
+def serve(session: nox.Session, command: Path) -> None:
+    """Start a server, and have a shard wait for its turn."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    settings = {"PORT": port, "GATEWAY_QUEUE_INTERVAL": "0.1", "GATEWAY_QUEUE_JOURNAL": "memory"}
+    with subprocess.Popen([command], env=os.environ | settings) as server:
+        try:
+            ask = "wait", "--shard", "0", "--timeout", "30"
+            session.run(str(command), *ask, env=settings, external=True)
+        finally:
+            server.terminate()
+    if server.returncode:
+        session.error(f"the server ended with {server.returncode}")
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities of what is installed; needs PyPI's own index."""
+    install(session, *group("audit"))
+    session.run("pip-audit", "--strict", "--no-deps", "--disable-pip", "-r", CONSTRAINTS)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Choose anew the versions that CI and the image use."""
+    session.install(*group("lock"))
+    groups = [f"--group={name}" for name in PROJECT["dependency-groups"]]
+    output = "--no-header", "--no-annotate", "--no-emit-index-url", "--output-file", CONSTRAINTS
+    session.run(
+        *("uv", "pip", "compile", "--upgrade", "--universal", "--python-version=3.11"),
+        *("--all-extras", *groups, *output, "pyproject.toml"),
+    )

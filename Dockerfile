@@ -1,0 +1,27 @@
+FROM python:3.13-slim AS build
+WORKDIR /build
+COPY LICENSE README.md constraints.txt pyproject.toml ./
+COPY src src
+# Of all this only the environment gets into the image, and pip not even into that.
+RUN python -m venv --without-pip /opt/gateway-queue \
+    && pip --python /opt/gateway-queue install --no-cache-dir --constraint constraints.txt ".[server]"
+
+FROM python:3.13-slim
+LABEL org.opencontainers.image.title="Gateway Queue" \
+      org.opencontainers.image.description="Tells each shard of a Discord bot when it may IDENTIFY." \
+      org.opencontainers.image.licenses="ISC"
+COPY --from=build /opt/gateway-queue /opt/gateway-queue
+COPY deploy/container/healthy.py /opt/gateway-queue/
+ENV PATH=/opt/gateway-queue/bin:$PATH XDG_STATE_HOME=/var/lib HOST=0.0.0.0 PORT=80
+# The journal's folder is the only place that is written to. And Python's own modules come without
+# bytecode here, which is most of the time of a start and of a health check: loaded once by root,
+# those in use have it.
+RUN install --directory --owner=10001 --group=10001 /var/lib/gateway-queue \
+    && python -c "import gateway_queue.cli.main, gateway_queue.server, http.client"
+VOLUME /var/lib/gateway-queue
+EXPOSE 80
+# A number, for Kubernetes cannot tell whether a name is root.
+USER 10001:10001
+# A server that waits for the journal of another does not listen yet, for 30 seconds at most.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=40s CMD ["python", "/opt/gateway-queue/healthy.py"]
+ENTRYPOINT ["gateway-queue"]

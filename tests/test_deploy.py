@@ -1,0 +1,203 @@
+"""The files for deploying agree with the server, with each other, and with who reads them.
+
+Whether a container runs is not tested here: ``docs/deploy.md`` says what was tried.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway_queue.asking import RESERVED
+from gateway_queue.server import JOURNAL_PATIENCE
+from gateway_queue.settings import describe
+
+yaml = pytest.importorskip("yaml")
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+DOCKERFILE = ROOT / "Dockerfile"
+COMPOSE = ROOT / "compose.yaml"
+KUBERNETES = DEPLOY / "kubernetes" / "gateway-queue.yaml"
+SYSTEMD = DEPLOY / "systemd" / "gateway-queue.service"
+FILES = [DOCKERFILE, COMPOSE, KUBERNETES, SYSTEMD]
+
+OURS = {setting.name: setting.default for setting in describe()}
+CLIENTS = {"GATEWAY_QUEUE_URL"}
+
+# Seconds from SIGTERM until the server is gone, with some for a busy machine.
+TIME_TO_END = float(OURS["GATEWAY_QUEUE_SHUTDOWN_GRACE"]) + 5
+
+# A server is not blamed for waiting so long, and for what Python needs to start.
+TIME_TO_START = JOURNAL_PATIENCE + 5
+
+JOURNALS = "/var/lib/gateway-queue"
+
+
+def resources() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(KUBERNETES.read_text()))
+
+
+def resource(kind: str) -> Any:
+    (found,) = (resource for resource in resources() if resource["kind"] == kind)
+    return found
+
+
+def pod() -> Any:
+    return resource("Deployment")["spec"]["template"]["spec"]
+
+
+def container() -> Any:
+    (container,) = pod()["containers"]
+    return container
+
+
+def services() -> Any:
+    return yaml.safe_load(COMPOSE.read_text())["services"]
+
+
+def seconds(pattern: str, file: Path) -> float:
+    (number,) = re.findall(rf"{pattern}(\d+)", file.read_text())
+    return float(number)
+
+
+# All of them
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_they_set_what_there_is_to_set(file: Path) -> None:
+    named = set(re.findall(r"\bGATEWAY_QUEUE_[A-Z_]+", file.read_text()))
+
+    assert named <= OURS.keys() | CLIENTS
+
+
+def test_nobody_kills_a_server_that_is_ending() -> None:
+    assert seconds("stop_grace_period: ", COMPOSE) > TIME_TO_END
+    assert seconds("TimeoutStopSec=", SYSTEMD) > TIME_TO_END
+    assert pod()["terminationGracePeriodSeconds"] > TIME_TO_END
+
+
+def test_nobody_blames_a_server_that_waits_for_its_journal() -> None:
+    startup = container()["startupProbe"]
+
+    assert seconds("--start-period=", DOCKERFILE) > TIME_TO_START
+    assert startup["periodSeconds"] * startup["failureThreshold"] > TIME_TO_START
+
+
+def test_the_journal_is_on_a_volume_of_the_user_who_writes_it() -> None:
+    image = DOCKERFILE.read_text()
+    (user,) = re.findall(r"^USER (\d+):\1$", image, re.MULTILINE)
+    context = pod()["securityContext"]
+
+    assert f"--owner={user} --group={user} {JOURNALS} " in image
+    assert f"VOLUME {JOURNALS}\n" in image
+    assert f"journal:{JOURNALS}" in services()["gateway-queue"]["volumes"]
+    assert {context[key] for key in ("runAsUser", "runAsGroup", "fsGroup")} == {int(user)}
+    assert {"name": "journal", "mountPath": JOURNALS} in container()["volumeMounts"]
+
+
+# compose.yaml
+
+
+def test_prometheus_reads_the_server_of_compose() -> None:
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    (port,) = re.findall(r"^EXPOSE (\d+)$", DOCKERFILE.read_text(), re.MULTILINE)
+
+    assert job["static_configs"] == [{"targets": [f"gateway-queue:{port}"]}]
+    assert "./deploy/prometheus:/etc/prometheus:ro" in services()["prometheus"]["volumes"]
+
+
+def test_compose_starts_programs_that_exist() -> None:
+    bot = services()["bot"]
+    (program,) = re.findall(r"exec python (\S+)", bot["command"][-1])
+
+    assert (ROOT / program).is_file()
+    assert (ROOT / bot["build"]["dockerfile"]).is_file()
+
+
+def has_compose() -> bool:
+    version = [shutil.which("docker") or "false", "compose", "version"]
+    return not subprocess.run(version, capture_output=True, check=False).returncode
+
+
+@pytest.mark.skipif(not has_compose(), reason="docker compose is not installed")
+def test_docker_understands_compose() -> None:
+    config = ["docker", "compose", "--file", str(COMPOSE), "config", "--quiet"]
+    verdict = subprocess.run(config, capture_output=True, text=True, check=False)
+
+    assert (verdict.returncode, verdict.stderr) == (0, "")
+
+
+# Kubernetes
+
+
+def test_kubernetes_runs_one_server_and_never_two() -> None:
+    deployment = resource("Deployment")["spec"]
+
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_kubernetes_asks_pages_that_take_no_turn() -> None:
+    pages = {
+        kind: container()[kind]["httpGet"]["path"]
+        for kind in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+
+    assert pages == {
+        "startupProbe": "/healthz",
+        "livenessProbe": "/healthz",
+        "readinessProbe": "/readyz",
+    }
+    assert set(pages.values()) <= RESERVED
+
+
+def test_kubernetes_leads_to_the_port_on_which_the_server_listens() -> None:
+    (listens,) = container()["ports"]
+    (leads,) = resource("Service")["spec"]["ports"]
+    environment = {variable["name"]: variable["value"] for variable in container()["env"]}
+
+    assert str(listens["containerPort"]) == environment["PORT"]
+    assert leads["targetPort"] == listens["name"]
+    assert resource("Service")["spec"]["selector"] == pod_labels()
+
+
+def pod_labels() -> Any:
+    return resource("Deployment")["spec"]["template"]["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("version", ["1.31", "1.37"])
+def test_kubernetes_knows_all_its_fields(version: str) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+
+    for one in resources():
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+# systemd
+
+SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
+
+
+@pytest.mark.skipif(SYSTEMD_ANALYZE is None, reason="systemd is not installed")
+@pytest.mark.parametrize(
+    "check", ["verify --recursive-errors=no", "security --offline=true --threshold=15"]
+)
+def test_systemd_accepts_the_unit_and_finds_it_confined(check: str, tmp_path: Path) -> None:
+    unit = tmp_path / SYSTEMD.name
+    command = "ExecStart=/opt/gateway-queue/bin/gateway-queue\n"
+    assert command in SYSTEMD.read_text()
+    unit.write_text(SYSTEMD.read_text().replace(command, f"ExecStart={sys.executable}\n"))
+
+    verdict = subprocess.run(
+        [str(SYSTEMD_ANALYZE), *check.split(), str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert verdict.returncode == 0, verdict.stdout + verdict.stderr
