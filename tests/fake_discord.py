@@ -122,6 +122,7 @@ class FakeDiscord:
         self._random = Random(self.seed)  # noqa: S311 (jitter is no secret)
         self._sessions: dict[int, str] = {}  # the newest session id of each shard
         self._sockets: dict[int, _Socket] = {}  # the newest of each shard that got READY
+        self._connected: set[_Socket] = set()
         self._numbers = count(1)
         self._changed = trio.Event()
         self._rest = QuartTrio(__name__)
@@ -163,6 +164,14 @@ class FakeDiscord:
         """Close its connection; its session can be resumed."""
         self._sockets[shard].close(code)
         self._notify()
+
+    def drop_the_unidentified(self) -> int:
+        """Close the connections that have no session; how many there were."""
+        connected = {socket for socket in self._connected if socket.open}
+        unidentified = connected.difference(self._sockets.values())
+        for socket in unidentified:
+            socket.close(4000)
+        return len(unidentified)
 
     def invalidate(self, shard: int) -> None:
         """Forget its session: a connected client hears of it at once, any other as it RESUMEs."""
@@ -212,6 +221,7 @@ class FakeDiscord:
         outbox, parcels = trio.open_memory_channel[Parcel](math.inf)
         socket = _Socket(outbox, self._lag)
         socket.send(Op.HELLO, {"heartbeat_interval": 41_250})
+        self._connected.add(socket)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._deliver, parcels, send)
             try:
@@ -219,6 +229,7 @@ class FakeDiscord:
                     await self._hear(socket, json.loads(event["bytes"] or event["text"] or ""))
             finally:
                 socket.open = False
+                self._connected.discard(socket)
                 self._notify()
             nursery.cancel_scope.cancel()
 

@@ -265,3 +265,12 @@ async def test_a_failure_in_the_block_comes_out_ungrouped() -> None:
     with pytest.raises(ZeroDivisionError):
         async with fake_discord():
             raise ZeroDivisionError
+
+
+async def test_the_unidentified_are_dropped(discord: FakeDiscord) -> None:
+    async with connect(discord) as one, connect(discord) as other:
+        await one.identify(shard=0)
+        assert discord.drop_the_unidentified() == 1
+        assert await other.closed_with() == 4000
+        assert discord.drop_the_unidentified() == 0
+        assert discord.ready_shards() == {0}
