@@ -71,9 +71,12 @@ def path_of(target: str) -> str:
 def ask_of(path: str, query: bytes) -> Ask | None:
     """The turn that is asked for; None if it is one of the pages.
 
+    A confirmation at another path than /confirm is none, but is no turn either: some proxy
+    leaves its prefix in the path.
+
     Raises Problem for a turn that cannot be meant.
     """
-    if path.rstrip("/") in RESERVED:
+    if path.rstrip("/") in RESERVED or path.endswith("/confirm"):
         return None
     given = _parameters(query, {"shard", "wait", "confirm"})
     shard = _shard(given["shard"]) if "shard" in given else None

@@ -86,6 +86,10 @@ def test_what_was_meant_is_understood(
     assert ask_of("/any", urlencode(given).encode()) == Ask(shard, wait, confirm)
 
 
+def test_a_confirmation_that_kept_its_prefix_takes_no_turn() -> None:
+    assert ask_of("/queue/confirm", b"shard=0") is None
+
+
 @given(shard=SHARDS, invalid_session=st.booleans())
 def test_a_confirmation_is_understood(shard: int, *, invalid_session: bool) -> None:
     query = b"shard=%d%s" % (shard, b"&outcome=invalid_session" if invalid_session else b"")
