@@ -87,7 +87,7 @@ class _Socket:
     open: bool = True
 
     def send(self, op: Op, data: Any = None, **more: Any) -> None:
-        self._post({"op": op, "d": data, **more})
+        self._post({"t": None, "s": None, "op": op, "d": data, **more})
 
     def close(self, code: int) -> None:
         self._post(code)

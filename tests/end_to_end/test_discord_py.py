@@ -1,58 +1,361 @@
-"""Two discord.py processes of one bot, as real clients meet: with the queue and without it."""
+"""Our mixin in bots with discord.py and disnake, and what becomes of bots without it.
 
+What waits here for turns is one bot of six shards in four processes: of either library one that
+is sharded and one that is not. Where it says so, their libraries have shorter timeouts than they
+come with, so that seconds in the queue are as good as minutes; the slow test has the true ones.
+"""
+
+import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Collection
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
+from crowd import PATIENCE, gone, grants, in_line, said
 from fake_discord import FakeDiscord, fake_discord
-from harness import Program, running, running_server
+from harness import Program, free_port, running, running_server
+from shards import LAG
 
 BOT = Path(__file__).parent / "bots" / "discord_py_bot.py"
 
+# nextcord and py-cord have been played by hand: py-cord's package has the name of discord.py's.
+SHARDED = {"discord": "0,1", "disnake": "2,3"}
+SINGLE = {"discord": "5", "disnake": "7"}
+FIRST = {0, 2}  # of those that are sharded
+SECOND = {1, 3}  # which are launched after those
+ALONE = {5, 7}
+FLEET = FIRST | SECOND | ALONE
+
+# Shards that are nobody's, but stand in the line; of two buckets ODD is in that of SECOND and
+# ALONE, and MORE in both. As many as are granted in twenty seconds.
+ODD, MORE = range(101, 181, 2), range(200, 280)
+
+# A tenth of what is usual, but the window: here is no margin of half a second.
+INTERVAL, AFTER_CONFIRMATION, WINDOW = 0.5, 0.53, 0.4
+
+TIMEOUTS = 1 / 30  # makes 2 s of the libraries' 60 s, and 6 s of their 180 s
+LONG = 60.0  # seconds of an interval whose end no test waits for
+AT_ONCE = 2.0  # seconds, on a busy machine
+
+
+def bot(
+    discord: FakeDiscord, queue: str, ids: str, *options: str, **environment: object
+) -> AbstractAsyncContextManager[Program]:
+    return running(
+        sys.executable,
+        str(BOT),
+        f"--discord={discord.url}",
+        f"--queue={queue}",
+        f"--shards={ids}",
+        f"--shard-count={discord.shards}",
+        *options,
+        DISCORD_TOKEN=discord.token,
+        **environment,
+    )
+
 
 @asynccontextmanager
-async def two_bots(discord: FakeDiscord, queue: str) -> AsyncIterator[tuple[Program, Program]]:
-    """Three shards each, which launch one after another; both rate limit keys in either."""
+async def fleet(
+    discord: FakeDiscord, queue: str, *options: str, **environment: object
+) -> AsyncIterator[dict[int, Program]]:
+    """The process of each shard."""
+    processes: dict[int, Program] = {}
+    async with AsyncExitStack() as stack:
+        for form, libraries in [("--sharded", SHARDED), ("--single", SINGLE)]:
+            for library, ids in libraries.items():
+                process = await stack.enter_async_context(
+                    bot(discord, queue, ids, form, f"--library={library}", *options, **environment)
+                )
+                processes |= {int(shard): process for shard in ids.split(",")}
+        yield processes
 
-    def bot(shards: str) -> AbstractAsyncContextManager[Program]:
-        return running(
-            sys.executable,
-            str(BOT),
-            f"--discord={discord.url}",
-            f"--queue={queue}",
-            f"--shards={shards}",
-            "--shard-count=6",
-            DISCORD_TOKEN=discord.token,
-        )
 
-    async with bot("0,1,2") as one, bot("3,4,5") as other:
-        yield one, other
+def discord_for_fleet(**settings: Any) -> AbstractAsyncContextManager[FakeDiscord]:
+    return fake_discord(**({"shards": max(FLEET) + 1, "window": WINDOW} | settings))
+
+
+def server_for(discord: FakeDiscord, **settings: object) -> AbstractAsyncContextManager[Program]:
+    of_tests = {"DISCORD_TOKEN": discord.token, "GATEWAY_QUEUE_DISCORD_API": discord.api}
+    return running_server(**(of_tests | {"GATEWAY_QUEUE_INTERVAL": INTERVAL} | settings))
+
+
+async def all_ready(
+    discord: FakeDiscord, identifies: int, *, shards: int = len(FLEET), within: float = PATIENCE
+) -> None:
+    """Wait until so many shards are ready after so many IDENTIFYs, none of them too early."""
+    with trio.fail_after(within):
+        await discord.until(lambda: len(discord.identifies) >= identifies)
+        await discord.wait_ready(shards)
+    assert discord.violations == []
+    assert len(discord.identifies) == identifies
+
+
+def trouble(programs: dict[int, Program]) -> list[str]:
+    """What a bot says that a user would ask about."""
+    words = ("Traceback", "ERROR", "Error:", "stopped responding", "Attempting a reconnect")
+    lines = [line for program in programs.values() for line in program.lines]
+    return [line for line in lines if any(word in line for word in words)]
+
+
+# With Discord's true window
 
 
 async def test_two_processes_identify_in_turn() -> None:
     async with (
-        fake_discord(shards=6, max_concurrency=2) as discord,
-        running_server(DISCORD_TOKEN=discord.token, GATEWAY_QUEUE_DISCORD_API=discord.api) as queue,
-        two_bots(discord, queue.url) as bots,
+        fake_discord(shards=4, max_concurrency=2) as discord,
+        server_for(discord, GATEWAY_QUEUE_INTERVAL=5.5) as queue,
+        bot(discord, queue.url, "0,1"),
+        bot(discord, queue.url, "2,3"),
     ):
-        with trio.fail_after(50):
-            for shard in range(6):
-                await bots[shard // 3].logged("ready", shard=shard)
+        await all_ready(discord, 4, shards=4)
 
-    assert discord.violations == []
-    assert sorted(identify.shard for identify in discord.identifies) == [0, 1, 2, 3, 4, 5]
+    assert sorted(identify.shard for identify in discord.identifies) == [0, 1, 2, 3]
     for key in range(2):
-        times = [identify.at for identify in discord.identifies if identify.shard % 2 == key]
-        gaps = [later - earlier for earlier, later in pairwise(times)]
+        instants = [identify.at for identify in discord.identifies if identify.shard % 2 == key]
+        gaps = [later - earlier for earlier, later in pairwise(instants)]
         assert all(gap >= discord.window for gap in gaps), gaps
 
 
 async def test_without_the_queue_they_collide() -> None:
-    async with fake_discord(shards=6, max_concurrency=2) as discord, two_bots(discord, "none"):
-        with trio.fail_after(30):
-            await discord.until(lambda: {one.shard // 3 for one in discord.violations} == {0, 1})
+    async with (
+        fake_discord(shards=4, max_concurrency=2) as discord,
+        bot(discord, "none", "0,1"),
+        bot(discord, "none", "2,3"),
+    ):
+        with trio.fail_after(PATIENCE):
+            await discord.until(lambda: bool(discord.violations))
 
     assert {violation.breach for violation in discord.violations} == {"too_early"}
+
+
+# Long waits
+
+
+async def test_they_wait_for_longer_than_their_libraries_would() -> None:
+    async with (
+        discord_for_fleet(max_concurrency=2) as discord,
+        server_for(discord) as queue,
+        in_line(queue, ODD) as others,
+        fleet(discord, queue.url, f"--timeouts={TIMEOUTS}") as processes,
+    ):
+        for shard in FIRST:
+            await said(processes[shard], "ready", shard=shard)
+        for shard in SECOND | ALONE:
+            await said(queue, "identify_queued", shard=shard)
+        await resume(discord, processes, FIRST)
+        await trio.sleep(190 * TIMEOUTS)
+        assert grants(queue, FLEET) == sorted(FIRST)
+        others.cancel()
+        await all_ready(discord, 6)
+
+        async with in_line(queue, MORE):
+            for shard in FIRST | ALONE:
+                discord.invalidate(shard)
+                await said(queue, "identify_queued", 2, shard=shard)
+            await resume(discord, processes, SECOND)
+            await trio.sleep(90 * TIMEOUTS)
+            assert grants(queue, FLEET) == sorted(FLEET)
+        await all_ready(discord, 10)
+
+        assert grants(queue, FLEET) == sorted([*FLEET, *FIRST, *ALONE])
+        assert trouble(processes) == []
+
+
+async def resume(
+    discord: FakeDiscord, processes: dict[int, Program], shards: Collection[int]
+) -> None:
+    """Have them RESUME, as they do at once."""
+    for shard in shards:
+        discord.ask_to_reconnect(shard)
+    for shard in shards:
+        await processes[shard].logged("resumed", shard=shard, within=AT_ONCE)
+
+
+async def test_a_shard_that_the_bot_has_reconnected_asks_in_the_hook() -> None:
+    async with (
+        discord_for_fleet() as discord,
+        server_for(discord) as queue,
+        fleet(discord, queue.url) as processes,
+    ):
+        await all_ready(discord, 6)
+        for shard in FIRST:
+            processes[shard].process.send_signal(signal.SIGUSR2)
+        await all_ready(discord, 8)
+
+        assert grants(queue, FLEET) == sorted([*FLEET, *FIRST])
+        assert trouble(processes) == []
+
+
+# A turn and its IDENTIFY
+
+
+async def test_the_identify_is_confirmed_as_it_is_sent() -> None:
+    lag = 0.2  # of what Discord sends, and of each IDENTIFY
+    async with (
+        discord_for_fleet(latency=lag) as discord,
+        server_for(discord) as queue,
+        in_line(queue, ODD) as others,
+        fleet(discord, queue.url),
+    ):
+        for shard in FIRST | ALONE:
+            await said(queue, "identify_queued", shard=shard)
+        others.cancel()
+        await all_ready(discord, 6)
+
+    instants = [identify.at for identify in discord.identifies if identify.shard not in SECOND]
+    for earlier, later in pairwise(instants):
+        # Confirmed at READY it would be two lags more; not confirmed at all, 1 s.
+        assert AFTER_CONFIRMATION - LAG < later - earlier - lag < AFTER_CONFIRMATION + lag
+
+
+async def test_a_turn_is_dropped_if_connecting_takes_too_long() -> None:
+    async with (
+        discord_for_fleet(latency=0.5) as discord,
+        server_for(discord) as queue,
+        fleet(discord, queue.url, "--turn-lasts=0.2"),
+    ):
+        await all_ready(discord, 6)
+
+    assert grants(queue, FLEET) == sorted([*FLEET, *FLEET])
+
+
+# The server ends
+
+
+async def test_everyone_gets_ready_though_the_server_is_killed() -> None:
+    port = free_port()
+    async with (
+        discord_for_fleet() as discord,
+        fleet(discord, f"http://127.0.0.1:{port}") as processes,
+    ):
+        async with server_for(discord, PORT=port, GATEWAY_QUEUE_INTERVAL=LONG) as first:
+            for shard in FIRST | ALONE:
+                await said(first, "identify_queued", shard=shard)
+            await first.kill()
+        async with server_for(discord, PORT=port) as second:
+            await all_ready(discord, 6)
+            async with in_line(second, ODD):
+                for shard in FIRST | ALONE:
+                    discord.invalidate(shard)
+                    await said(second, "identify_queued", 2, shard=shard)
+                await second.kill()
+        async with server_for(discord, PORT=port) as third:
+            await all_ready(discord, 10)
+
+        assert grants(second, FLEET) == sorted(FLEET)
+        assert grants(third, FLEET) == sorted(FIRST | ALONE)
+        assert trouble(processes) == []
+
+
+# The bot ends
+
+
+@pytest.mark.parametrize("goodbye", [signal.SIGINT, signal.SIGUSR1], ids=["ctrl-c", "close"])
+async def test_who_ends_during_its_launch_leaves_the_queue(goodbye: signal.Signals) -> None:
+    async with (
+        discord_for_fleet() as discord,
+        server_for(discord, GATEWAY_QUEUE_INTERVAL=LONG) as queue,
+        fleet(discord, queue.url) as processes,
+    ):
+        for shard in FIRST | ALONE:
+            await said(queue, "identify_queued", shard=shard)
+        await leave(queue, processes, goodbye)
+
+    assert discord.identifies == []
+
+
+@pytest.mark.parametrize("goodbye", [signal.SIGINT, signal.SIGUSR1], ids=["ctrl-c", "close"])
+async def test_who_ends_while_it_waits_to_identify_again_leaves_the_queue(
+    goodbye: signal.Signals,
+) -> None:
+    async with (
+        discord_for_fleet() as discord,
+        server_for(discord) as queue,
+        fleet(discord, queue.url) as processes,
+    ):
+        await all_ready(discord, 6)
+        async with in_line(queue, ODD):
+            for shard in FIRST | ALONE:
+                discord.invalidate(shard)
+                await said(queue, "identify_queued", 2, shard=shard)
+            await leave(queue, processes, goodbye)
+
+    assert len(discord.identifies) == len(grants(queue, FLEET)) == 6
+
+
+async def leave(queue: Program, processes: dict[int, Program], goodbye: signal.Signals) -> None:
+    for shard in FIRST | ALONE:
+        processes[shard].process.send_signal(goodbye)
+    await gone(queue, FLEET, within=AT_ONCE)
+    for shard in FIRST | ALONE:
+        assert await processes[shard].ended() == 0
+    assert trouble(processes) == []
+
+
+# The server refuses
+
+
+async def test_a_bot_without_the_api_key_ends() -> None:
+    async with (
+        discord_for_fleet() as discord,
+        server_for(discord, GATEWAY_QUEUE_API_KEY="sesame") as queue,
+        fleet(discord, queue.url) as processes,
+    ):
+        await all_end_refused(processes)
+
+    assert discord.identifies == []
+
+
+async def test_a_bot_whose_api_key_is_no_longer_right_ends_when_it_has_to_identify() -> None:
+    port = free_port()
+    async with (
+        discord_for_fleet() as discord,
+        fleet(discord, f"http://127.0.0.1:{port}", GATEWAY_QUEUE_API_KEY="sesame") as processes,
+    ):
+        async with server_for(discord, PORT=port, GATEWAY_QUEUE_API_KEY="sesame"):
+            await all_ready(discord, 6)
+        async with server_for(discord, PORT=port, GATEWAY_QUEUE_API_KEY="changed"):
+            for shard in FIRST | ALONE:
+                discord.invalidate(shard)
+            await all_end_refused(processes)
+
+    assert len(discord.identifies) == 6
+
+
+async def all_end_refused(processes: dict[int, Program]) -> None:
+    for shard in FIRST | ALONE:
+        assert await processes[shard].ended() == 1
+        assert any("RefusedError" in line for line in processes[shard].lines)
+
+
+# The true timeouts
+
+
+@pytest.mark.slow
+async def test_holds_of_minutes() -> None:
+    """Of 200 s for all who launch; of 90 s for them and for those who identify again."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hold_all, 200, ())
+        nursery.start_soon(hold_all, 90, FIRST | ALONE)
+
+
+async def hold_all(seconds: int, again: Collection[int]) -> None:
+    async with (
+        discord_for_fleet(window=5.0) as discord,
+        server_for(discord, GATEWAY_QUEUE_INTERVAL=seconds) as queue,
+        fleet(discord, queue.url) as processes,
+    ):
+        await all_ready(discord, 6, within=seconds + 60)
+        if again:
+            async with in_line(queue, [100]):  # which does not confirm: the bucket stays closed
+                await said(queue, "identify_granted", shard=100)
+            for shard in again:
+                discord.invalidate(shard)
+            await all_ready(discord, 6 + len(again), within=seconds + 60)
+
+        assert grants(queue, FLEET) == sorted([*FLEET, *again])
+        assert trouble(processes) == []

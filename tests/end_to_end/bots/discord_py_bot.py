@@ -1,76 +1,84 @@
-"""A bot of several shards with discord.py, which asks the queue before each IDENTIFY.
+"""A bot with discord.py or one of its relatives, which asks the queue before each IDENTIFY.
 
-It asks before the socket is opened: discord.py gives ``before_identify_hook`` 60 s, in which it
-does not read the socket. It prints a line of JSON for each READY.
+``--library`` names the package to import: one program serves all of them, as our mixin does. It
+prints a line of JSON for what becomes of a shard. At SIGUSR1 it closes itself, at SIGUSR2 it
+has its first shard reconnected.
 """
 
 import argparse
 import asyncio
+import importlib
 import json
 import logging
 import os
+import signal
 import sys
+from types import SimpleNamespace
+from typing import Any
 
-import aiohttp
-import discord
 import yarl
-from discord.gateway import DiscordWebSocket
-from discord.http import Route
 
-log = logging.getLogger("bot")
-
-RETRY_INTERVAL = 1.0  # while the queue cannot be reached
+from gateway_queue.client import GatewayQueue, discord_py
+from gateway_queue.client.discord_py import QueuedIdentify
 
 
-class Bot(discord.AutoShardedClient):
-    """Without a queue it identifies whenever it likes."""
+def say(event: str, **fields: object) -> None:
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
 
-    def __init__(self, queue: str | None, shard_ids: list[int], shard_count: int) -> None:
-        super().__init__(
-            intents=discord.Intents.none(), shard_ids=shard_ids, shard_count=shard_count
+
+class Talkative:
+    """Says what becomes of the bot and its shards; a bot that is not sharded has one of them."""
+
+    async def connect(self: Any, *args: Any, **kwargs: Any) -> None:
+        tasks = []
+
+        def start(coroutine: Any) -> None:
+            tasks.append(asyncio.create_task(coroutine))
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGUSR1, lambda: start(self.close()))
+        loop.add_signal_handler(
+            signal.SIGUSR2, lambda: start(self.get_shard(self.shard_ids[0]).reconnect())
         )
-        self.queue = queue
-        self.granted: set[int] = set()
+        await super().connect(*args, **kwargs)  # type: ignore[misc]
 
-    async def launch_shard(
-        self, gateway: yarl.URL, shard_id: int, *, initial: bool = False
-    ) -> None:
-        if self.is_closed():
-            return
-        await self.ask(shard_id)
-        self.granted.add(shard_id)
-        await super().launch_shard(gateway, shard_id, initial=initial)
-
-    async def before_identify_hook(
-        self,
-        shard_id: int | None,
-        *,
-        initial: bool = False,  # noqa: ARG002 (discord.py's)
-    ) -> None:
-        """Ask for a later IDENTIFY of the shard. Not super's: that one sleeps 5 s."""
-        assert shard_id is not None
-        if shard_id in self.granted:
-            self.granted.discard(shard_id)
-        else:
-            await self.ask(shard_id)
-
-    async def ask(self, shard_id: int) -> None:
-        """Return once the shard may identify."""
-        if self.queue is None:
-            return
-        patient = aiohttp.ClientTimeout(total=None)
-        async with aiohttp.ClientSession(timeout=patient, raise_for_status=True) as session:
-            while True:
-                try:
-                    async with session.get(self.queue, params={"shard": shard_id}):
-                        return
-                except aiohttp.ClientError:
-                    log.exception("shard %s could not ask", shard_id)
-                    await asyncio.sleep(RETRY_INTERVAL)
+    async def on_connect(self: Any) -> None:
+        if not hasattr(self, "launch_shard"):
+            say("ready", shard=self.shard_id)
 
     async def on_shard_connect(self, shard_id: int) -> None:
-        sys.stdout.write(json.dumps({"event": "ready", "shard": shard_id}) + "\n")
-        sys.stdout.flush()
+        say("ready", shard=shard_id)
+
+    async def on_shard_resumed(self, shard_id: int) -> None:
+        say("resumed", shard=shard_id)
+
+
+def point(library: Any, discord: str) -> None:
+    """Have the library talk to the fake."""
+    route = library.http.Route
+    if hasattr(route, "API_BASE_URL"):  # py-cord
+        route.API_BASE_URL = f"{discord}/api/v10"
+    route.BASE = f"{discord}/api/v10"
+    library.gateway.DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(discord).with_scheme("ws")
+
+    async def get_gateway(http: Any, **options: Any) -> Any:
+        """The fake's ``/gateway/bot`` says what its ``/gateway`` would, if it had one."""
+        _, gateway, *_ = await http.get_bot_gateway(**options)
+        return gateway
+
+    library.http.HTTPClient.get_gateway = get_gateway
+
+
+def hasten(library: Any, scale: float) -> None:
+    """Scale the library's timeouts for a connection, which it has as plain numbers."""
+
+    def wait_for(awaitable: Any, timeout: float | None) -> Any:
+        return asyncio.wait_for(awaitable, timeout and timeout * scale)
+
+    hasty = SimpleNamespace(**{**vars(asyncio), "wait_for": wait_for})
+    for module in ("client", "shard"):
+        vars(importlib.import_module(f"{library.__name__}.{module}"))["asyncio"] = hasty
 
 
 def main() -> None:
@@ -79,17 +87,38 @@ def main() -> None:
     parser.add_argument("--queue", required=True, help="address of the queue, or none")
     parser.add_argument("--shards", required=True, help="for example 0,2,4")
     parser.add_argument("--shard-count", required=True, type=int)
+    parser.add_argument("--library", default="discord", help="discord, disnake or nextcord")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--sharded", action="store_true", help="the default")
+    form.add_argument("--single", action="store_true", help="not sharded: the first shard only")
+    parser.add_argument("--timeouts", type=float, default=1.0, help="of the library, scaled by")
+    parser.add_argument("--turn-lasts", type=float, default=discord_py.TURN_LASTS, help="seconds")
     options = parser.parse_args()
 
-    logging.basicConfig(level=logging.INFO)
-    Route.BASE = f"{options.discord}/api/v10"
-    DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(options.discord).with_scheme("ws")
-    bot = Bot(
-        None if options.queue == "none" else options.queue,
-        [int(shard) for shard in options.shards.split(",")],
-        options.shard_count,
-    )
-    asyncio.run(bot.start(os.environ["DISCORD_TOKEN"]))
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+    library = importlib.import_module(options.library)
+    point(library, options.discord)
+    hasten(library, options.timeouts)
+    discord_py.TURN_LASTS = options.turn_lasts
+
+    bases: list[type] = [Talkative]
+    arguments: dict[str, Any] = {
+        "intents": library.Intents.none(),
+        "shard_count": options.shard_count,
+    }
+    shards = [int(shard) for shard in options.shards.split(",")]
+    if options.queue != "none":
+        bases.append(QueuedIdentify)
+        key = os.environ.get("GATEWAY_QUEUE_API_KEY")
+        arguments["queue"] = GatewayQueue(options.queue, api_key=key) if key else options.queue
+    if options.single:
+        bases.append(library.Client)
+        arguments["shard_id"] = shards[0]
+    else:
+        bases.append(library.AutoShardedClient)
+        arguments["shard_ids"] = shards
+    asyncio.set_event_loop(asyncio.new_event_loop())  # all but discord.py take it from there
+    type("Bot", tuple(bases), {})(**arguments).run(os.environ["DISCORD_TOKEN"])
 
 
 if __name__ == "__main__":
