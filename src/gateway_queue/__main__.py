@@ -8,7 +8,7 @@ def main() -> None:
         # Here, for an installation of the client alone has the command, but not its packages.
         from gateway_queue.cli import main as cli  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        sys.exit(f"gateway-queue: {error}; the command needs: pip install 'gateway-queue[server]'")
+        sys.exit(f"gateway-queue: {error}; the command needs the package's extra 'server'")
     cli.main()
 
 
