@@ -2,7 +2,6 @@
 docs, the package. `nox --list` shows the others.
 """
 
-import os
 import shutil
 import socket
 import subprocess
@@ -101,7 +100,7 @@ def serve(session: nox.Session, command: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     settings = {"PORT": port, "GATEWAY_QUEUE_INTERVAL": "0.1", "GATEWAY_QUEUE_JOURNAL": "memory"}
-    with subprocess.Popen([command], env=os.environ | settings) as server:
+    with subprocess.Popen([command], env=settings) as server:
         try:
             ask = "wait", "--shard", "0", "--timeout", "30"
             session.run(str(command), *ask, env=settings, external=True)

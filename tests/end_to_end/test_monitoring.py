@@ -125,7 +125,7 @@ class Prometheus:
 
     async def alerts(self) -> set[Alert]:
         return {
-            (alert["labels"]["instance"], alert["labels"]["alertname"], alert["state"])
+            (alert["labels"].get("instance", ""), alert["labels"]["alertname"], alert["state"])
             for alert in (await self.ask("alerts"))["alerts"]
         }
 
