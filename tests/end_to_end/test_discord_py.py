@@ -190,6 +190,22 @@ async def test_a_shard_that_the_bot_has_reconnected_asks_in_the_hook() -> None:
         assert trouble(processes) == []
 
 
+async def test_who_identifies_again_needs_nothing_else_of_discord() -> None:
+    async with (
+        discord_for_fleet() as discord,
+        server_for(discord) as queue,
+        fleet(discord, queue.url) as processes,
+    ):
+        await all_ready(discord, 6)
+        discord.answers.extend([(404, {}, b"{}")] * len(ALONE))
+        for shard in ALONE:
+            discord.invalidate(shard)
+        await all_ready(discord, 8)
+
+        assert grants(queue, FLEET) == sorted([*FLEET, *ALONE])
+        assert trouble(processes) == []
+
+
 # A turn and its IDENTIFY
 
 
@@ -285,6 +301,22 @@ async def test_who_ends_while_it_waits_to_identify_again_leaves_the_queue(
             await leave(queue, processes, goodbye)
 
     assert len(discord.identifies) == len(grants(queue, FLEET)) == 6
+
+
+async def test_who_takes_long_to_close_asks_no_more_and_closes_to_the_end() -> None:
+    async with (
+        discord_for_fleet() as discord,
+        server_for(discord, GATEWAY_QUEUE_INTERVAL=LONG) as queue,
+        fleet(discord, queue.url, "--reluctant") as processes,
+    ):
+        for shard in FIRST | ALONE:
+            await said(queue, "identify_queued", shard=shard)
+        await leave(queue, processes, signal.SIGUSR1)
+        asked = [line["shard"] for line in queue.logged_so_far("identify_queued")]
+
+    assert sorted(asked) == sorted(FIRST | ALONE)
+    for shard in FIRST | ALONE:
+        assert processes[shard].logged_so_far("cogs_ended")
 
 
 async def leave(queue: Program, processes: dict[int, Program], goodbye: signal.Signals) -> None:

@@ -64,6 +64,7 @@ class QueuedIdentify(_Client):
         self.__given = queue  # names of our own, so that none is anybody else's
         self.__turns: dict[int, float] = {}  # when it became the turn of a shard
         self.__tasks: set[asyncio.Task[Any]] = set()
+        self.__closing: asyncio.Event | None = None  # set when the bot has closed
         self.__ws: Any = None
         super().__init__(*args, **kwargs)
 
@@ -78,9 +79,15 @@ class QueuedIdentify(_Client):
                     await asyncio.wait(tasks)
 
     async def close(self) -> None:
-        self.__stop_asking()  # first: the queue need not wait until the library has closed all
-        await super().close()
-        self.__stop_asking()  # py-cord counts as closed only by now
+        # Nobody asks from now on. Bots with extensions and cogs end those first, and only then
+        # count as closed; should connect() return meanwhile, they would be ended half-way.
+        closing = self.__closing = self.__closing or asyncio.Event()
+        self.__stop_asking()
+        try:
+            await super().close()
+        finally:
+            closing.set()
+            self.__closing = None
 
     async def launch_shard(self, gateway: Any, shard_id: int, **kwargs: Any) -> None:
         """Asks, launches, and sees to it that the shard asks when it loses its session."""
@@ -143,14 +150,13 @@ class QueuedIdentify(_Client):
         return None
 
     async def __poll(self, poll_event: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Leave the library's loop when the session is over; it would identify within 60 s."""
+        """Ask when the session is over, before the library sees that and has 60 s to identify."""
         try:
             await poll_event()
         except Exception as error:
-            if getattr(error, "resume", True):  # no ReconnectWebSocket, or one that can RESUME
-                raise
-            self.dispatch("disconnect")  # as the library would
-            raise _NoTurnError from error
+            if not getattr(error, "resume", True):  # a ReconnectWebSocket that cannot RESUME
+                await self.__turn(self.shard_id or 0)
+            raise
 
     def __put(self, put: Callable[[Any], None], item: Any) -> None:
         """Takes the place of a Shard's ``_queue_put``, by which it says what became of it.
@@ -178,19 +184,20 @@ class QueuedIdentify(_Client):
             await item.shard.reidentify(item.error)
 
     async def __turn(self, shard_id: int) -> bool:
-        """Wait until it is the shard's turn; False if the bot is closed instead."""
-        if self.is_closed():
-            return False
-        asking = self.__spawn(self.__queue.wait(shard_id, confirm=True))
-        try:
-            await asyncio.wait([asking])
-        finally:
-            asking.cancel()
-        if asking.cancelled():
-            return False
-        asking.result()
-        self.__turns[shard_id] = time.monotonic()
-        return True
+        """Wait until it is the shard's turn; False if the bot is closed instead, once it is."""
+        if self.__closing is None and not self.is_closed():
+            asking = self.__spawn(self.__queue.wait(shard_id, confirm=True))
+            try:
+                await asyncio.wait([asking])
+            finally:
+                asking.cancel()
+            if not asking.cancelled():
+                asking.result()
+                self.__turns[shard_id] = time.monotonic()
+                return True
+        if self.__closing is not None:
+            await self.__closing.wait()
+        return False
 
     def __spend_turn(self, shard_id: int) -> bool:
         """Whether the shard may identify now."""

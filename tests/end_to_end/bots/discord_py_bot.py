@@ -54,6 +54,15 @@ class Talkative:
         say("resumed", shard=shard_id)
 
 
+class Reluctant:
+    """Takes a second until it counts as closed, as bots do whose cogs have something to save."""
+
+    async def close(self) -> None:
+        await asyncio.sleep(1)
+        say("cogs_ended")
+        await super().close()  # type: ignore[misc]
+
+
 def point(library: Any, discord: str) -> None:
     """Have the library talk to the fake."""
     route = library.http.Route
@@ -93,6 +102,7 @@ def main() -> None:
     form.add_argument("--single", action="store_true", help="not sharded: the first shard only")
     parser.add_argument("--timeouts", type=float, default=1.0, help="of the library, scaled by")
     parser.add_argument("--turn-lasts", type=float, default=discord_py.TURN_LASTS, help="seconds")
+    parser.add_argument("--reluctant", action="store_true", help="takes a second to close")
     options = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, stream=sys.stdout)
@@ -111,6 +121,8 @@ def main() -> None:
         bases.append(QueuedIdentify)
         key = os.environ.get("GATEWAY_QUEUE_API_KEY")
         arguments["queue"] = GatewayQueue(options.queue, api_key=key) if key else options.queue
+    if options.reluctant:
+        bases.append(Reluctant)
     if options.single:
         bases.append(library.Client)
         arguments["shard_id"] = shards[0]
