@@ -1,5 +1,6 @@
-"""`nox` makes the checks of each change: lint, types, the tests on each Python found here, the
-docs, the package. `nox --list` shows the others.
+"""`nox` makes the checks of each change: lint, types, the tests, the docs, the package.
+
+`nox --list` shows the others.
 """
 
 import shutil
@@ -25,7 +26,7 @@ def runs(version: str) -> bool:
 # None: at least the Python that runs nox.
 PYTHONS = [version for version in nox.project.python_versions(PROJECT) if runs(version)] or None
 
-nox.options.sessions = ["lint", "types", "tests", "docs", "package"]
+nox.options.sessions = ["lint", "types", "tests", "end_to_end", "docs", "package"]
 
 
 def install(session: nox.Session, *what: str) -> None:
@@ -53,15 +54,33 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
+    """All that needs no process of its own: most of it on a clock that jumps."""
     install(session, ".[server]", *group("test"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "--numprocesses=auto", "--ignore=tests/end_to_end", *session.posargs)
+
+
+@nox.session(python=PYTHONS and PYTHONS[-1])
+def end_to_end(session: nox.Session) -> None:
+    """Real processes and sockets, on the newest Python. They mostly wait, so four at a time."""
+    install(session, ".[server]", *group("test"))
+    session.run(
+        "pytest", "--numprocesses=4", "--dist=loadfile", "tests/end_to_end", *session.posargs
+    )
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
     """Tests that take minutes, as they wait for as long as bots do."""
     install(session, ".[server]", *group("test"))
-    session.run("pytest", "-m", "slow", *session.posargs)
+    session.run("pytest", "-m", "slow", "--override-ini=faulthandler_timeout=900", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Load and faults for some minutes, and the parsing of requests at length."""
+    install(session, ".[server]", *group("test"))
+    session.run("pytest", "--hypothesis-profile=soak", "tests/rules/test_asking.py")
+    session.run("python", "bench/soak.py", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

@@ -11,6 +11,7 @@ VIRTUAL = Path(__file__).parent / "server"
 
 # On a shared machine an example may take its time.
 settings.register_profile("gateway-queue", deadline=None)
+settings.register_profile("soak", deadline=None, max_examples=20_000)
 settings.load_profile("gateway-queue")
 
 
