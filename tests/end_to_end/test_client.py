@@ -5,18 +5,25 @@ What the client does is written for both of asyncio and trio, and played by each
 
 import asyncio
 import importlib.metadata
+import json
+import logging
+import math
 import re
+import ssl
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import anyio
 import httpx
 import pytest
 import trio
+import trustme
 from background import background
 from harness import free_port, running_server
 from raw import GRANT
@@ -31,6 +38,11 @@ INTERVAL = 0.4
 LONG = 60.0  # seconds of an interval whose end no test waits for
 PATIENCE = 20.0
 JSON, PROBLEM = "application/json", "application/problem+json"
+
+
+def standing(**given: object) -> bytes:
+    stands = {"position": 1, "expected_in": None, "reason": "interval"}
+    return json.dumps(stands | given).encode()
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -137,6 +149,33 @@ async def waiting(url: str, wanted: Callable[[list[int]], bool]) -> None:
                     return
 
 
+async def test_tasks_that_are_cancelled_twice_leave_no_connection_open() -> None:
+    connected = 0
+
+    async def hold(stream: trio.SocketStream) -> None:
+        nonlocal connected
+        connected += 1
+        async for _ in stream:
+            pass
+        connected -= 1
+
+    async def scene(queue: GatewayQueue) -> None:
+        for steps in reversed(range(60)):  # of the way to an answer; the last do not connect
+            task = asyncio.create_task(queue.wait(0))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+        with anyio.fail_after(PATIENCE):
+            while connected:  # noqa: ASYNC110 - the other end is in another thread
+                await anyio.sleep(0.01)
+
+    async with listening(hold) as url:
+        await play("asyncio", scene, url)
+
+
 async def test_it_keeps_asking_while_the_server_is_killed_and_started_again(backend: str) -> None:
     port = free_port()
     done = trio.Event()
@@ -170,6 +209,69 @@ async def test_proxies_that_the_environment_names_are_not_used(
         await play(backend, scene, server.url)
 
 
+async def test_who_gets_no_answer_asks_ever_more_slowly_and_not_all_do_at_once() -> None:
+    asked_at: dict[bytes, list[float]] = defaultdict(list)
+    thrice = trio.Event()
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        asked_at[(await stream.receive_some()).split()[1]].append(trio.current_time())
+        if len(asked_at) == 20 and min(map(len, asked_at.values())) == 3:
+            thrice.set()
+
+    async with listening(hang_up) as url, GatewayQueue(url) as queue, background() as nursery:
+        for shard in range(20):
+            nursery.start_soon(queue.wait, shard)
+        with trio.fail_after(PATIENCE):
+            await thrice.wait()
+
+    pauses = [[later - earlier for earlier, later in pairwise(at)] for at in asked_at.values()]
+    assert min(first for first, *_ in pauses) >= 0.25
+    assert min(second for _, second, *_ in pauses) >= 0.5
+    assert max(first for first, *_ in pauses) - min(first for first, *_ in pauses) > 0.1
+
+
+@pytest.mark.slow
+async def test_no_timeout_ends_a_request_that_is_held(backend: str) -> None:
+    requests = 0
+
+    async def hold(stream: trio.SocketStream) -> None:
+        nonlocal requests
+        requests += 1
+        await stream.receive_some()
+        await trio.sleep(15)
+        await stream.send_all(http(200, JSON, GRANT))
+
+    async with listening(hold) as url:
+        await play(backend, lambda queue: queue.wait(0), url)
+
+    assert requests == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of its timers")
+async def test_the_system_notices_a_server_that_vanishes(backend: str) -> None:
+    async with running_server(GATEWAY_QUEUE_INTERVAL=LONG) as server:
+
+        async def scene(queue: GatewayQueue) -> None:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(queue.wait, 0)
+                await present(server.url, 0)
+                assert 0 < seconds_to_probe(server.url) <= 15
+                tasks.cancel_scope.cancel()
+
+        await play(backend, scene, server.url)
+
+
+def seconds_to_probe(url: str) -> float:
+    """Until the client's system looks whether the server is still there; 0 if it never does."""
+    port = f":{int(url.rpartition(':')[2]):04X}"
+    times = [0]
+    for line in Path("/proc/net/tcp").read_text().splitlines():
+        _, _, there, _, _, timer, *_ = line.split()
+        if there.endswith(port) and timer.startswith("02:"):
+            times.append(int(timer[3:], 16))
+    return max(times) / 100
+
+
 # What is no permission
 
 
@@ -179,18 +281,27 @@ async def test_proxies_that_the_environment_names_are_not_used(
         pytest.param(b"", id="closed unanswered"),
         pytest.param(b"what?\r\n\r\n", id="no HTTP"),
         pytest.param(b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", id="cut off"),
+        pytest.param(
+            b"HTTP/1.1 302 Found\r\nlocation: /there\r\ncontent-length: 0\r\n\r\n", id="redirect"
+        ),
         *(
-            pytest.param((status, kind, body), id=f"{status} {kind}")
+            pytest.param((status, kind, body), id=f"{status} {kind} {body[:60]!r}")
             for status, kind, body in (
                 (200, "text/html", b"<h1>Welcome to nginx!</h1>"),
                 (200, JSON, b'{"message": "hello"}'),
                 (200, JSON, b"[]"),
                 (202, JSON, b"{}"),
                 (202, JSON, b"\xff"),
+                (202, JSON, standing(position="first")),
+                (202, JSON, standing(expected_in="soon")),
+                (202, JSON, standing(expected_in=math.nan)),
+                (202, JSON, standing(expected_in=math.inf)),
+                (200, JSON, 5000 * b"["),
+                (200, JSON, GRANT + 10_000 * b" "),
                 (204, JSON, b""),
-                (302, "text/html", b""),
                 (404, "text/html", b"no such route"),
                 (429, JSON, b"{}"),
+                (429, PROBLEM, b'{"detail": "of a proxy"}'),
                 (500, PROBLEM, b"{}"),
                 (503, "text/html", b""),
                 (504, "text/html", GRANT),
@@ -211,11 +322,50 @@ async def test_nothing_but_the_queues_own_words_is_a_permission(
     assert warning.name == "gateway_queue.client"
 
 
+async def test_an_answer_has_to_end() -> None:
+    requests = 0
+
+    async def answer(stream: trio.SocketStream) -> None:
+        nonlocal requests
+        requests += 1
+        await stream.receive_some()
+        if requests == 2:
+            await stream.send_all(http(200, JSON, GRANT))
+            return
+        await stream.send_all(b"HTTP/1.1 200 Words\r\ncontent-length: 5000\r\n\r\n")
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(b" ")
+                await trio.sleep(0.1)
+
+    async with listening(answer) as url:
+        await play("trio", lambda queue: queue.wait(0), url)
+
+
+async def test_who_is_put_off_at_once_also_asks_ever_more_slowly() -> None:
+    at: list[float] = []
+    answers = [http(202, JSON, standing())] * 3
+
+    async def scene(queue: GatewayQueue) -> None:
+        await queue.wait(0, on_standing=lambda _: at.append(anyio.current_time()))
+
+    async with answering(*answers, http(200, JSON, GRANT)) as (url, _):
+        await play("trio", scene, url)
+
+    first, second, third = at
+    assert second - first >= 0.25
+    assert third - second >= 0.5
+
+
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
         (
             (400, PROBLEM, b'{"detail": "shard is odd"}'),
+            r"^the queue refuses: shard is odd \(400\)",
+        ),
+        (
+            (400, f"{PROBLEM}; charset=utf-8", b'{"detail": "shard is odd"}'),
             r"^the queue refuses: shard is odd \(400\)",
         ),
         ((400, PROBLEM, b"[]"), r"^the queue refuses: Words \(400\)"),
@@ -247,22 +397,36 @@ async def answering(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
         await stream.send_all(left.pop(0))
         await stream.aclose()
 
+    async with listening(answer) as url:
+        yield url, requests
+
+
+@asynccontextmanager
+async def listening(
+    handler: Callable[[trio.SocketStream], Awaitable[object]],
+) -> AsyncIterator[str]:
     async with background() as nursery:
-        serve = partial(trio.serve_tcp, answer, 0, host="127.0.0.1")
+        serve = partial(trio.serve_tcp, handler, 0, host="127.0.0.1")
         listener, *_ = await nursery.start(serve)
-        yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}", requests
+        yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
 
 
 # The API key
 
 
-async def test_the_key_is_sent(backend: str) -> None:
+async def test_the_key_is_sent_and_not_told(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
     async def scene(queue: GatewayQueue) -> None:
         await queue.wait(0)
         assert await queue.confirm(0)
+        assert KEY not in repr(vars(queue))
 
     async with running_server(GATEWAY_QUEUE_API_KEY=KEY, GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
         await play(backend, scene, server.url, KEY)
+
+    assert "shard=0" in caplog.text
+    assert KEY not in caplog.text
 
 
 @pytest.mark.parametrize("key", [None, KEY + "x"])
@@ -284,10 +448,35 @@ def test_what_cannot_be_a_key_is_not_told(key: str) -> None:
     assert KEY not in repr(raised.value)
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://queue", "http://", "http://:x", "/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "127.0.0.1:8000", "ftp://queue", "http://", "http://:x", "/"),
+        *(f"http://me:{KEY}@queue", "http://queue?shard=1", "http://queue#1"),
+        *("http://queue:0", "http://queue:99999", f"http://{64 * 'q'}", "http://queue..local"),
+    ],
+)
 def test_what_is_no_address(url: str) -> None:
-    with pytest.raises(ValueError, match="the queue's address"):
+    with pytest.raises(ValueError, match="the queue's address") as raised:
         GatewayQueue(url)
+    assert KEY not in repr(raised.value)
+
+
+# TLS
+
+
+async def test_it_trusts_the_authority_that_it_is_given(tmp_path: Path) -> None:
+    authority, both = trustme.CA(), tmp_path / "both.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(both)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    tls = {"GATEWAY_QUEUE_CERTFILE": both, "GATEWAY_QUEUE_KEYFILE": both}
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL, **tls) as server,
+        GatewayQueue(server.url, ssl_context=trusting) as queue,
+    ):
+        with trio.fail_after(PATIENCE):
+            await queue.wait(0)
 
 
 # Confirmations
@@ -330,6 +519,16 @@ async def test_a_confirmation_is_said_again_until_it_is_heard() -> None:
     assert requests[0].startswith(b"POST /confirm?shard=7 HTTP")
 
 
+async def test_a_confirmation_is_said_once_to_what_takes_it_for_something_else() -> None:
+    async with (
+        answering(http(200, JSON, GRANT)) as (url, requests),
+        GatewayQueue(url) as queue,
+    ):
+        assert not await queue.confirm(7)
+
+    assert len(requests) == 1
+
+
 # What it needs
 
 
@@ -338,9 +537,7 @@ def test_it_needs_nothing_of_the_servers() -> None:
     always = [name for name in needed if "extra ==" not in name]
     assert sorted(re.findall(r"^\w+", "\n".join(always), re.MULTILINE)) == ["anyio", "httpx"]
 
-    foreign = {"click", "hypercorn", "prometheus_client", "pydantic", "quart", "rich", "structlog"}
-    program = "import sys, gateway_queue.client.discord_py; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
-    )
-    assert foreign.isdisjoint(loaded.stdout.split())
+    absent = "click", "hypercorn", "prometheus_client", "pydantic", "quart", "rich", "structlog"
+    program = f"import sys; sys.modules |= dict.fromkeys({absent}); import {{}}"
+    for module in ("gateway_queue.client", "gateway_queue.client.discord_py"):
+        subprocess.run([sys.executable, "-c", program.format(module)], check=True)

@@ -5,9 +5,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import pytest
 import trio
 from harness import SERVER, Program, free_port, running, running_server
 
@@ -55,32 +56,48 @@ async def test_it_says_once_how_the_shard_stands() -> None:
     assert end == "gateway-queue: shard 1 had no turn within 4 s"
 
 
-async def test_it_counts_down_on_a_terminal() -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+async def test_it_counts_down_on_a_terminal(encoding: str) -> None:
     async with running_server(GATEWAY_QUEUE_INTERVAL=4) as server:
-        command = *SERVER, "wait", "--url", server.url, "--shard", "0"
-        with trio.fail_after(20):
-            screen = await trio.to_thread.run_sync(on_a_terminal, command)
+        screen = await on_a_terminal(server.url, TERM="xterm", PYTHONIOENCODING=encoding)
 
     counts = [float(left) for left in re.findall(r"position 1, interval, ([\d.]+)s left", screen)]
     assert len(set(counts)) > 3
     assert counts == sorted(counts, reverse=True)
     assert screen.count("\n") <= 1
+    assert r"\u" not in screen
 
 
-def on_a_terminal(command: Sequence[str]) -> str:
+async def test_it_says_it_in_lines_where_a_line_cannot_change() -> None:
+    async with running_server(GATEWAY_QUEUE_INTERVAL=3) as server:
+        screen = await on_a_terminal(server.url, TERM="dumb")
+        assert re.fullmatch(r"Shard 0 waits: position 1, interval, [\d.]+s left\s+", screen)
+
+        code, (line,) = await wait(server.url, shard=1, TTY_COMPATIBLE=1, FORCE_COLOR=1)
+        assert code == 0
+        assert re.fullmatch(r"Shard 1 waits: position 1, interval, [\d.]+s left", line)
+
+
+async def on_a_terminal(url: str, **environment: str) -> str:
     """What the command writes to a terminal of its own."""
-    terminal, end = os.openpty()
-    with subprocess.Popen(
-        command, stdout=end, stderr=end, env=os.environ | {"TERM": "xterm"}
-    ) as process:
-        os.close(end)
-        screen = b""
-        with suppress(OSError):  # so Linux says that nobody has the other end any more
-            while chunk := os.read(terminal, 4096):
-                screen += chunk
-        os.close(terminal)
-    assert process.returncode == 0
-    return screen.decode()
+
+    def run() -> str:
+        terminal, end = os.openpty()
+        command = *SERVER, "wait", "--url", url, "--shard", "0"
+        with subprocess.Popen(
+            command, stdout=end, stderr=end, env=os.environ | environment
+        ) as process:
+            os.close(end)
+            screen = b""
+            with suppress(OSError):  # so Linux says that nobody has the other end any more
+                while chunk := os.read(terminal, 4096):
+                    screen += chunk
+            os.close(terminal)
+        assert process.returncode == 0
+        return screen.decode()
+
+    with trio.fail_after(20):
+        return await trio.to_thread.run_sync(run)
 
 
 async def test_it_becomes_the_command() -> None:
@@ -110,14 +127,26 @@ async def test_no_turn_is_spent_on_a_command_that_is_not_there() -> None:
     assert (code, words) == (127, ["gateway-queue: there is no command 'no-such-bot'"])
 
 
-async def test_ctrl_c_leaves_the_queue() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_it_leaves_the_queue_when_it_is_told_to_end(number: signal.Signals) -> None:
     async with running_server(GATEWAY_QUEUE_INTERVAL=LONG) as server:
         async with waiting(server.url) as program:
             await server.logged("identify_queued")
-            program.process.send_signal(signal.SIGINT)
-            assert await program.ended() == 130
-            assert "Traceback" not in "".join(program.lines)
+            program.process.send_signal(number)
+            assert await program.ended() == 128 + number
+            assert program.lines == []
         await server.logged("identify_left", shard=0)
+
+
+async def test_signals_that_are_ignored_remain_so() -> None:
+    command = *SERVER, "wait", "--shard", "0", "--url"
+    async with running_server(GATEWAY_QUEUE_INTERVAL=LONG) as server:
+        without_hangup = "trap '' HUP; exec \"$@\""
+        async with running("sh", "-c", without_hangup, "sh", *command, server.url) as program:
+            await server.logged("identify_queued")
+            program.process.send_signal(signal.SIGHUP)
+            program.process.send_signal(signal.SIGTERM)
+            assert await program.ended() == 128 + signal.SIGTERM
 
 
 async def test_it_waits_for_a_server_that_is_not_there_yet() -> None:
@@ -151,7 +180,17 @@ async def test_a_wrong_key_is_refused() -> None:
     assert len(words) == 1
 
 
-async def test_what_is_wrong_is_said_before_anybody_is_asked() -> None:
-    for arguments in ((), ("--shard", "-1"), ("--shard", "0", "--timeout", "0")):
-        async with running(*SERVER, "wait", *arguments) as program:
-            assert await program.ended() == 2
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--shard", "-1"),
+        ("--shard", "0", "--timeout", "0"),
+        ("--shard", "0", "--timeout", "nan"),
+        ("--shard", "0", "--url", "http://127.0.0.1:99999"),
+    ],
+)
+async def test_what_is_wrong_is_said_before_anybody_is_asked(arguments: tuple[str, ...]) -> None:
+    async with running(*SERVER, "wait", *arguments) as program:
+        assert await program.ended() == 2
+    assert "Traceback" not in "".join(program.lines)

@@ -76,7 +76,14 @@ url_option = click.option(
 
 
 def fail(error: BaseException | str, code: int, hint: str = "") -> NoReturn:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    if isinstance(error, BaseExceptionGroup):
+        error = ungrouped(error)
     click.echo(f"gateway-queue: {error}" + (f"; {hint}" if hint else ""), err=True)
     sys.exit(code)
+
+
+def ungrouped(error: BaseException) -> BaseException:
+    """The first of the errors in a group, which are mostly one."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,12 +1,13 @@
 """``gateway-queue wait``."""
 
 import logging
+import math
 import os
 import shutil
 import signal
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NoReturn
 
 import click
@@ -22,13 +23,23 @@ from gateway_queue.cli.common import (
     fail,
     refusal,
     settings_of,
+    ungrouped,
     url_option,
 )
 from gateway_queue.cli.report import length
 from gateway_queue.client import GatewayQueue, RefusedError, Standing
 
 # As shells and timeout(1) have them.
-EXIT_TIMED_OUT, EXIT_NO_COMMAND, EXIT_INTERRUPTED = 124, 127, 130
+EXIT_TIMED_OUT, EXIT_CANNOT_RUN, EXIT_NO_COMMAND, EXIT_SIGNAL = 124, 126, 127, 128
+
+# The first process of a container does not get those for which it has no handler.
+ENDING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+
+def _no_nan(_context: click.Context, _option: click.Parameter, seconds: float) -> float:
+    if math.isnan(seconds):  # which no range excludes
+        raise click.BadParameter("nan is no number of seconds")
+    return seconds
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -37,7 +48,8 @@ EXIT_TIMED_OUT, EXIT_NO_COMMAND, EXIT_INTERRUPTED = 124, 127, 130
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
-    default=float("inf"),
+    default=math.inf,
+    callback=_no_nan,
     metavar="SECONDS",
     help="Give up after this time.  [default: never]",
 )
@@ -55,8 +67,9 @@ def wait(
     GATEWAY_QUEUE_API_KEY, or in the file of that name in /run/secrets.
 
     The exit code is 0 once the shard may identify, or that of COMMAND. It is 1 if the server
-    refuses, 2 if an option or a setting is wrong, 124 if the time is up, 127 if there is no
-    such COMMAND (the shard then has not asked), and 130 after Ctrl-C.
+    refuses, 2 if an option or a setting is wrong, 124 if the time is up, 126 if COMMAND cannot
+    be run, 127 if there is no such COMMAND (the shard then has not asked), 130 after Ctrl-C, and
+    143 after SIGTERM.
     """
     settings = settings_of(flags)
     address = url or address_of(settings)
@@ -64,28 +77,45 @@ def wait(
         fail(f"there is no command {command[0]!r}", EXIT_NO_COMMAND)
     key = api_key(settings)
     try:
-        granted = trio.run(_turn, GatewayQueue(address, api_key=key), shard, timeout)
-    except RefusedError as error:
-        fail(f"the server at {address} {refusal(key)}" if error.status == 401 else error, 1)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-    if not granted:
+        queue = GatewayQueue(address, api_key=key)
+    except ValueError as error:
+        fail(error, 2)
+    try:
+        code = trio.run(_turn, queue, shard, timeout)
+    except* RefusedError as group:
+        why = ungrouped(group)
+        wrong_key = isinstance(why, RefusedError) and why.status == 401
+        fail(f"the server at {address} {refusal(key)}" if wrong_key else why, 1)
+    if code == EXIT_TIMED_OUT:
         fail(f"shard {shard} had no turn within {timeout:g} s", EXIT_TIMED_OUT)
+    if code:
+        sys.exit(code)
     if command:
         _become(command)
 
 
-async def _turn(queue: GatewayQueue, shard: int, timeout: float) -> bool:  # noqa: ASYNC109
-    """Whether it came in time; shows meanwhile how the shard stands."""
-    console = Console(stderr=True, highlight=False)
-    progress = _Progress(shard, console)
-    line = Status(progress, console=console) if console.is_terminal else nullcontext()
-    with line, trio.move_on_after(timeout):
+async def _turn(queue: GatewayQueue, shard: int, timeout: float) -> int:  # noqa: ASYNC109
+    """0 if it came in time, else the exit code; shows meanwhile how the shard stands."""
+    progress = _Progress(shard)
+    code = EXIT_TIMED_OUT
+
+    async def be_told() -> None:
+        nonlocal code
+        # Those that are ignored, as by nohup, are to remain so.
+        if heeded := [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]:
+            with trio.open_signal_receiver(*heeded) as signals:
+                code = EXIT_SIGNAL + await anext(signals)
+            nursery.cancel_scope.cancel()
+
+    with progress.line, trio.move_on_after(timeout):
         _show_log()
-        async with queue:
-            await queue.wait(shard, on_standing=progress.tell)
-        return True
-    return False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(be_told)
+            async with queue:
+                await queue.wait(shard, on_standing=progress.tell)
+            code = 0
+            nursery.cancel_scope.cancel()
+    return code
 
 
 def _show_log() -> None:
@@ -98,16 +128,26 @@ def _show_log() -> None:
 class _Progress:
     """A line on how a shard stands, which counts down; or lines, where that cannot be."""
 
-    def __init__(self, shard: int, console: Console) -> None:
+    def __init__(self, shard: int) -> None:
         self._shard = shard
-        self._console = console
         self._standing: Standing | None = None
         self._since = 0.0
+        self._console = Console(stderr=True, highlight=False)
+        # Not where a variable asks for colours in a file.
+        self._moves = self._console.is_interactive and self._console.file.isatty()
+
+    @property
+    def line(self) -> AbstractContextManager[object]:
+        """Shown while it lasts."""
+        if not self._moves:
+            return nullcontext()
+        spinner = "line" if self._console.options.ascii_only else "dots"
+        return Status(self, console=self._console, spinner=spinner)
 
     def tell(self, standing: Standing) -> None:
         news = self._standing is None or standing.position != self._standing.position
         self._standing, self._since = standing, time.monotonic()
-        if news and not self._console.is_terminal:
+        if news and not self._moves:
             self._console.print(self, soft_wrap=True)
 
     def __rich__(self) -> Text:
@@ -128,4 +168,4 @@ def _become(command: tuple[str, ...]) -> NoReturn:
     try:
         os.execvp(command[0], command)  # noqa: S606 - what the user asked for
     except OSError as error:
-        fail(f"cannot run {command[0]!r}: {error.strerror}", 126)
+        fail(f"cannot run {command[0]!r}: {error.strerror}", EXIT_CANNOT_RUN)

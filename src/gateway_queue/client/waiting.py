@@ -1,12 +1,13 @@
 """Waits for a shard's turn, and confirms its IDENTIFY."""
 
+import json
 import logging
+import math
 import random
 import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import anyio
@@ -30,9 +31,19 @@ CONFIRM_WITHIN = 10.0
 
 CONNECT_WITHIN = WRITE_WITHIN = 5.0  # seconds
 
+# What else answers in the server's place may do so without end.
+BODY_WITHIN = 5.0  # seconds after the head
+LONGEST_BODY = 10_000  # bytes; the server's own have a few hundred
+
 # How a server that vanished without a word is noticed within a minute: by the system, so that
 # no timeout of ours ends a request that a living server holds.
-KEEP_ALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
+KEEP_ALIVE = {
+    "TCP_KEEPIDLE": 15,
+    "TCP_KEEPALIVE": 15,  # the same on macOS
+    "TCP_KEEPINTVL": 15,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 60_000,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,12 @@ class _NoAnswerError(Exception):
     """This attempt failed; another one may not."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    said: Any  # in JSON; None if it is not
+
+
 class GatewayQueue:
     """A Gateway Queue, which is to be asked before each IDENTIFY of a bot's shards.
 
@@ -77,28 +94,15 @@ class GatewayQueue:
     def __init__(
         self, url: str, *, api_key: str | None = None, ssl_context: ssl.SSLContext | None = None
     ) -> None:
-        self._client = httpx.AsyncClient(
-            base_url=_address(url),
-            headers=_authorization(api_key),
-            timeout=httpx.Timeout(None, connect=CONNECT_WITHIN, write=WRITE_WITHIN),
-            transport=httpx.AsyncHTTPTransport(
-                verify=ssl_context or True,
-                limits=httpx.Limits(max_connections=None),
-                socket_options=_keep_alive(),
-            ),
-        )
+        self._address = _address(url)
+        self._headers = httpx.Headers({"Accept-Encoding": "identity"} | _authorization(api_key))
+        self._ssl_context = ssl_context or httpx.create_ssl_context()
 
     async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._client.__aexit__(kind, error, traceback)
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is open but while ``wait`` and ``confirm`` run."""
 
     async def wait(
         self,
@@ -123,24 +127,28 @@ class GatewayQueue:
         hold = FIRST_HOLD
         pauses = _pauses()
         failing = False
-        while True:
-            try:
-                standing = _standing(await self._send("GET", "", asked | {"wait": hold}))
-            except _NoAnswerError as why:
-                level = logging.DEBUG if failing else logging.WARNING
-                log.log(level, "shard %d asks the queue again until it answers: %s", shard, why)
-                failing = True
-                await anyio.sleep(next(pauses))
-                continue
-            if failing:
-                log.info("shard %d: the queue answers again", shard)
-                failing = False
-                pauses = _pauses()
-            if standing is None:
-                return
-            if on_standing is not None:
-                on_standing(standing)
-            hold = HOLD
+        async with self._connection() as connection:
+            while True:
+                asked_at = anyio.current_time()
+                try:
+                    standing = _standing(await _send(connection, "GET", "", asked | {"wait": hold}))
+                except _NoAnswerError as why:
+                    level = logging.DEBUG if failing else logging.WARNING
+                    log.log(level, "shard %d asks the queue again until it answers: %s", shard, why)
+                    failing = True
+                    await anyio.sleep(next(pauses))
+                    continue
+                if failing:
+                    log.info("shard %d: the queue answers again", shard)
+                    failing = False
+                    pauses = _pauses()
+                if standing is None:
+                    return
+                if on_standing is not None:
+                    on_standing(standing)
+                if anyio.current_time() < asked_at + hold / 2:
+                    await anyio.sleep(next(pauses))  # it is ending, or does not hold at all
+                hold = HOLD
 
     async def confirm(self, shard: int, *, invalid_session: bool = False) -> bool:
         """Say that the shard's IDENTIFY was sent, or with ``invalid_session`` that it got an op 9.
@@ -153,56 +161,98 @@ class GatewayQueue:
         said = {"shard": shard} | ({"outcome": "invalid_session"} if invalid_session else {})
         why: object = f"no answer within {CONFIRM_WITHIN:g} s"
         with anyio.move_on_after(CONFIRM_WITHIN):
-            for pause in _pauses():
-                try:
-                    await self._send("POST", "confirm", said)
-                except RefusedError as error:
-                    if error.status != 404:
-                        raise
-                    why = error
-                    break
-                except _NoAnswerError as error:
-                    why = error
-                    await anyio.sleep(pause)
-                else:
-                    return True
+            async with self._connection() as connection:
+                for pause in _pauses():
+                    try:
+                        answer = await _send(connection, "POST", "confirm", said)
+                    except RefusedError as error:
+                        if error.status != 404:
+                            raise
+                        why = error
+                        break
+                    except _NoAnswerError as error:
+                        why = error
+                        await anyio.sleep(pause)
+                    else:
+                        if answer.status == 204:
+                            return True
+                        # Not again: the original server takes each for a request for a turn.
+                        why = f"{answer.status}, which is not what the queue says to it"
+                        break
         log.warning("shard %d could not confirm its IDENTIFY: %s", shard, why)
         return False
 
-    async def _send(self, method: str, path: str, asked: dict[str, Any]) -> httpx.Response:
-        """The server's answer, if it is a good one; raises RefusedError, _NoAnswerError."""
-        try:
-            response = await self._client.request(method, path, params=asked)
-        except httpx.RequestError as error:
-            raise _NoAnswerError(str(error) or type(error).__name__) from error
-        status = response.status_code
-        if response.is_success:
-            return response
-        # A proxy has errors of its own, which pass; but not these.
-        ours = response.headers.get("Content-Type") == "application/problem+json"
-        if status in {401, 403} or (ours and response.is_client_error):
-            raise RefusedError(status, _detail(response) if ours else response.reason_phrase)
-        raise _NoAnswerError(f"{status} {response.reason_phrase}, which is not the queue's answer")
+    def _connection(self) -> httpx.AsyncClient:
+        """A connection for one shard, which closes it.
+
+        A pool for all would keep those open whose shard was cancelled while it connected, and
+        for each request looks at all the others (httpcore 1.0).
+        """
+        return httpx.AsyncClient(
+            base_url=self._address,
+            headers=self._headers,
+            timeout=httpx.Timeout(None, connect=CONNECT_WITHIN, write=WRITE_WITHIN),
+            transport=httpx.AsyncHTTPTransport(
+                verify=self._ssl_context, socket_options=_keep_alive()
+            ),
+        )
 
 
-def _standing(response: httpx.Response) -> Standing | None:
+async def _send(
+    connection: httpx.AsyncClient, method: str, path: str, asked: dict[str, Any]
+) -> _Answer:
+    """The server's answer, if it is a good one; raises RefusedError, _NoAnswerError."""
+    try:
+        async with connection.stream(method, path, params=asked) as response:
+            said = _json(await _body(response))
+    except httpx.RequestError as error:
+        raise _NoAnswerError(str(error) or type(error).__name__) from error
+    status = response.status_code
+    if response.is_success:
+        return _Answer(status, said)
+    # A proxy has errors of its own, which pass; but not these.
+    kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
+    ours = kind == "application/problem+json"
+    if status in {401, 403} or (ours and status in {400, 404}):
+        told = isinstance(said, dict) and isinstance(said.get("detail"), str)
+        raise RefusedError(status, said["detail"] if ours and told else response.reason_phrase)
+    raise _NoAnswerError(f"{status} {response.reason_phrase}, which is not the queue's answer")
+
+
+async def _body(response: httpx.Response) -> bytes:
+    body = b""
+    with anyio.move_on_after(BODY_WITHIN) as reading:
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > LONGEST_BODY:
+                reading.cancel()
+    if reading.cancel_called:
+        raise _NoAnswerError("an answer that is too long, or does not end")
+    return body
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _standing(answer: _Answer) -> Standing | None:
     """How the shard stands; None if it is its turn. Raises _NoAnswerError if neither is said."""
-    try:
-        said = response.json()
-        if response.status_code == 200 and said == GRANT:
+    match answer:
+        case _Answer(200, said) if said == GRANT:
             return None
-        if response.status_code == 202:
-            return Standing(said["position"], said["expected_in"], said["reason"])
-    except (ValueError, LookupError, TypeError):
-        pass
-    raise _NoAnswerError(f"{response.status_code}, but not with the queue's words")
-
-
-def _detail(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["detail"])
-    except (ValueError, LookupError, TypeError):
-        return response.reason_phrase
+        case _Answer(
+            202,
+            {
+                "position": int(position),
+                "expected_in": int() | float() | None as expected_in,
+                "reason": str(reason),
+            },
+        ) if expected_in is None or 0 <= expected_in < math.inf:
+            return Standing(position, expected_in, reason)
+    raise _NoAnswerError(f"{answer.status}, but not with the queue's words")
 
 
 def _pauses() -> Iterator[float]:
@@ -214,14 +264,20 @@ def _pauses() -> Iterator[float]:
 
 
 def _address(url: str) -> httpx.URL:
+    """Raises ValueError without the URL in it, which may have a password."""
     try:
         address = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        address.host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise ValueError(f"the queue's address is no URL: {error}") from None
-    if address.scheme not in {"http", "https"} or not address.host:
+    more_than_an_address = address.userinfo or address.query or address.fragment
+    if address.scheme not in {"http", "https"} or not address.host or more_than_an_address:
         raise ValueError(
-            "the queue's address must be an http or https URL, as http://127.0.0.1:8000"
+            "the queue's address must be an http or https URL without user, password or query,"
+            " as http://127.0.0.1:8000"
         )
+    if address.port is not None and not 0 < address.port < 65_536:
+        raise ValueError(f"the queue's address has a port that there is not: {address.port}")
     return address
 
 
