@@ -376,7 +376,7 @@ class TestCertificate:
         with pytest.raises(SettingsError, match=r"KEYFILE .*Permission denied"):
             load(GATEWAY_QUEUE_KEYFILE=str(keyfile))
 
-    @pytest.mark.parametrize("content", [b"", b"nonsense", KEY])
+    @pytest.mark.parametrize("content", [b"", b"nonsense", KEY], ids=["empty", "nonsense", "a key"])
     def test_what_has_no_certificate_is_refused(
         self, content: bytes, certfile: Path, keyfile: Path
     ) -> None:
@@ -393,6 +393,7 @@ class TestCertificate:
             (KEY_OF_ANOTHER, "the key is of another certificate"),
             (ENCRYPTED, "the key is encrypted"),
         ],
+        ids=["empty", "a certificate", "cut off", "of another", "encrypted"],
     )
     def test_what_is_not_the_key_is_refused(
         self, content: bytes, why: str, certfile: Path, keyfile: Path
