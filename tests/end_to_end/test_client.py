@@ -290,6 +290,7 @@ def seconds_to_probe(url: str) -> float:
                 (200, "text/html", b"<h1>Welcome to nginx!</h1>"),
                 (200, JSON, b'{"message": "hello"}'),
                 (200, JSON, b"[]"),
+                (202, JSON, GRANT),
                 (202, JSON, b"{}"),
                 (202, JSON, b"\xff"),
                 (202, JSON, standing(position="first")),
@@ -349,9 +350,11 @@ async def test_who_is_put_off_at_once_also_asks_ever_more_slowly() -> None:
     async def scene(queue: GatewayQueue) -> None:
         await queue.wait(0, on_standing=lambda _: at.append(anyio.current_time()))
 
-    async with answering(*answers, http(200, JSON, GRANT)) as (url, _):
+    async with answering(*answers, http(200, JSON, GRANT)) as (url, requests):
         await play("trio", scene, url)
 
+    lines = [request.split(b" HTTP")[0] for request in requests]
+    assert lines == [b"GET /?shard=0&wait=1", *3 * [b"GET /?shard=0&wait=10"]]
     first, second, third = at
     assert second - first >= 0.25
     assert third - second >= 0.5
@@ -369,6 +372,7 @@ async def test_who_is_put_off_at_once_also_asks_ever_more_slowly() -> None:
             r"^the queue refuses: shard is odd \(400\)",
         ),
         ((400, PROBLEM, b"[]"), r"^the queue refuses: Words \(400\)"),
+        ((404, PROBLEM, b'{"detail": "no turn here"}'), r"no turn here \(404\)"),
         ((401, "text/html", b"of a proxy"), r"^the queue refuses: Words \(401\)"),
         ((403, "text/html", b"of a proxy"), r"^the queue refuses: Words \(403\)"),
     ],
