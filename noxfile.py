@@ -63,9 +63,9 @@ def tests(session: nox.Session) -> None:
 def end_to_end(session: nox.Session) -> None:
     """Real processes and sockets, on the newest Python. They mostly wait, so four at a time."""
     install(session, ".[server]", *group("test"))
-    session.run(
-        "pytest", "--numprocesses=4", "--dist=loadfile", "tests/end_to_end", *session.posargs
-    )
+    four = "--numprocesses=4", "--dist=loadfile", "-m", "not slow and not alone"
+    session.run("pytest", *four, "tests/end_to_end", *session.posargs)
+    session.run("pytest", "-m", "alone", "tests/end_to_end")
 
 
 @nox.session

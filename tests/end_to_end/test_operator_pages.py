@@ -243,6 +243,7 @@ async def test_with_a_key_only_who_has_it_is_answered_and_no_log_shows_it() -> N
 # What reading costs
 
 
+@pytest.mark.alone
 async def test_reading_them_all_the_time_delays_no_grant() -> None:
     """Of each kind the best of three rounds counts: other processes delay grants, too."""
     buckets, crowd = 128, 5_000
