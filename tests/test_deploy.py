@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from gateway_queue.asking import RESERVED
-from gateway_queue.server import JOURNAL_PATIENCE
+from gateway_queue.bot import JOURNAL_PATIENCE
+from gateway_queue.http.asking import RESERVED
 from gateway_queue.settings import describe
 
 yaml = pytest.importorskip("yaml")

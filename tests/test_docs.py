@@ -5,16 +5,16 @@ import re
 from contextlib import closing
 from pathlib import Path
 
-from gateway_queue import scrape
-from gateway_queue.allowance import CountedAllowance, Reserve
-from gateway_queue.asking import RESERVED
-from gateway_queue.journal import Journal
+from gateway_queue.http.asking import RESERVED
+from gateway_queue.keeper.sqlite import SQLiteJournal
 from gateway_queue.log import LEVELS
-from gateway_queue.metrics import Metrics
-from gateway_queue.pace import Layout
-from gateway_queue.queue import Queue
+from gateway_queue.queue.queue import Queue
+from gateway_queue.queue.rules.allowance import CountedAllowance, Reserve
+from gateway_queue.queue.rules.pace import Layout
+from gateway_queue.queue.starts import Starts
 from gateway_queue.settings import describe
-from gateway_queue.starts import Starts
+from gateway_queue.watch import scrape
+from gateway_queue.watch.metrics import Metrics
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -105,15 +105,19 @@ def events() -> set[str]:
 
 async def test_each_metric_is_documented() -> None:
     documented = [name(row[0]) for row in rows(OPERATING) if row[0].startswith("`gateway_queue_")]
+    journal = SQLiteJournal.in_memory()
+
+    def ignore(_: object) -> None: ...
+
     starts = Starts(
         allowance=CountedAllowance(Reserve(0), 1000),
-        journal=Journal.in_memory(),
+        journal=journal,
         crash_loop=None,
         retry=1,
+        report=ignore,
     )
-    with closing(starts.journal):
-        page = await scrape.page(
-            Queue(starts=starts, layout=Layout(), interval=1, seat_ttl=1, metrics=Metrics())
-        )
+    queue = Queue(starts=starts, layout=Layout(), interval=1, seat_ttl=1, report=ignore)
+    with closing(journal):
+        page = await scrape.page(queue, Metrics())
 
     assert sorted(documented) == sorted(re.findall(r"^# TYPE (\w+)", page.decode(), re.MULTILINE))

@@ -1,24 +1,18 @@
 """The identify queue for Discord bots.
 
-General layout, which is also the way of one request:
+General layout, from the street to the heart, which is also the way of a request:
 
-``asking.py``     pure: what the request asks for
-``web.py``        holds it, and answers it
-``queue.py``      leads it to its bucket as a ``turn.py``
-``buckets.py``    one task per identify bucket: sleeps until it may grant, then picks
-``line.py``       pure: the order of seats
-``pace.py``       pure: when a bucket may grant, and which shards share one
-``starts.py``     spends a session start
-``allowance.py``  pure: how many are left
-``crash_loop.py`` pure: which shards are slowed down
-``journal.py``    the durable record of grants
+``http/``         connections, what a request asks for, how it is held and answered
+``queue/``        which bucket a turn waits in, when the bucket may grant, and to whom
+``queue/rules/``  pure arithmetic: the order of seats, pace, allowance, crash loops
+``keeper/``       where grants are recorded
 
-Beside it: ``discord.py`` keeps the session start limit fresh; ``server.py`` owns the one
-nursery; ``connection.py`` repairs the HTTP stack; ``standing.py``, ``status.py``,
-``metrics.py`` and ``scrape.py`` say what is going on; ``settings.py`` and ``log.py`` are what
-they say; ``asgi.py`` is the app for the ``hypercorn`` command. ``cli/`` is the command, and
-``client/`` is for bots: it needs nothing of all this. ``openapi.json`` says what the server
-looks like from outside.
+``bot.py`` puts one bot's queue together, and ``discord.py`` keeps its session start limit
+fresh. ``watch/`` makes log lines, metrics and pages of what the queue reports. ``server.py``
+is the process, and ``asgi.py`` the same for the ``hypercorn`` command. ``settings.py``,
+``log.py`` and ``cli/`` are what they say; ``client/`` is for bots and needs none of this.
+
+A room imports only from rooms nearer to the heart (``tests/test_rooms.py``).
 """
 
 __version__ = "0.1.0"

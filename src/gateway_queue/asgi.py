@@ -14,10 +14,11 @@ from hypercorn.config import Config
 from hypercorn.utils import LifespanFailureError
 from quart_trio.asgi import TrioASGILifespan
 
-from gateway_queue import connection, log, server
-from gateway_queue.queue import Queue
+from gateway_queue import bot, log, server
+from gateway_queue.bot import Bot
+from gateway_queue.http import connection
+from gateway_queue.http.app import create_app
 from gateway_queue.settings import Settings, load
-from gateway_queue.web import create_app
 
 
 class Lifespan(TrioASGILifespan):
@@ -53,8 +54,9 @@ async def start() -> None:
     settings = load()
     log.configure(settings.log_level, settings.log_format)
     app.api_key = settings.api_key.get_secret_value() if settings.api_key else None
-    app.queue = await app.nursery.start(_run_core, settings)
-    server.announce(settings, app.queue, "as given to hypercorn")
+    server.tune_process()
+    app.bot = await app.nursery.start(_run_core, settings)
+    server.announce(settings, app.bot.queue, "as given to hypercorn")
 
 
 @app.after_serving
@@ -62,10 +64,10 @@ async def stop() -> None:
     core.cancel()
 
 
-async def _run_core(settings: Settings, *, task_status: trio.TaskStatus[Queue]) -> None:
+async def _run_core(settings: Settings, *, task_status: trio.TaskStatus[Bot]) -> None:
     try:
         with core:
-            await server.run_core(settings, task_status=task_status)
+            await bot.run(settings, task_status=task_status)
     except Exception as error:
         # Anything else that is raised here Hypercorn logs, and goes on serving.
         structlog.get_logger().exception("core_crashed")

@@ -14,8 +14,9 @@ import trio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway_queue import __version__
-from gateway_queue.allowance import ReadAllowance, SessionStartLimit
-from gateway_queue.queue import Gateway, Queue
+from gateway_queue.queue.events import LimitsUnread
+from gateway_queue.queue.queue import Gateway, Queue
+from gateway_queue.queue.rules.allowance import ReadAllowance, SessionStartLimit
 
 log = structlog.get_logger()
 
@@ -143,13 +144,13 @@ async def keep_limits_fresh(discord: httpx.AsyncClient, queue: Queue, refresh: f
             if not was_read:
                 raise
             allowance.withdraw()
-            queue.metrics.refresh_failures.inc()
+            queue.report(LimitsUnread())
             log.error("token_refused", error=str(error), hint="was the token reset?")
             await trio.sleep(refresh)
             continue
         except UnreadableError as error:
             failures += 1
-            queue.metrics.refresh_failures.inc()
+            queue.report(LimitsUnread())
             pause = _pause(failures, error.retry_after)
             log.log(
                 30 if failures == 1 else 10,

@@ -1,4 +1,4 @@
-"""Runs the server: owns the one nursery, the signals, the listening socket and the journal."""
+"""Runs the server: owns the one nursery, the signals and the listening socket."""
 
 import gc
 import logging
@@ -13,15 +13,11 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve as serve_http
 
-from gateway_queue import __version__, connection, discord
-from gateway_queue.allowance import Allowance, CountedAllowance, ReadAllowance
-from gateway_queue.journal import Journal, JournalHeldError
-from gateway_queue.metrics import Metrics
-from gateway_queue.pace import Layout
-from gateway_queue.queue import Queue
+from gateway_queue import __version__, bot
+from gateway_queue.http import connection
+from gateway_queue.http.app import create_app
+from gateway_queue.queue.queue import Queue
 from gateway_queue.settings import Settings
-from gateway_queue.starts import Starts
-from gateway_queue.web import create_app
 
 log = structlog.get_logger()
 
@@ -35,10 +31,6 @@ GC_THRESHOLDS = (10_000, 1, 100)
 
 # A waiting request needs one open file.
 FEW_OPEN_FILES = 4096
-
-# How long to wait for the journal of a server that is just ending, as in a restart.
-JOURNAL_PATIENCE = 30.0
-JOURNAL_RETRY = 0.1
 
 
 class CannotListenError(Exception):
@@ -54,9 +46,9 @@ async def serve(settings: Settings) -> None:
     async with trio.open_nursery() as nursery:
         listening, ending = trio.Event(), trio.Event()
         await nursery.start(_end_on_signals, listening, ending, nursery.cancel_scope)
-        queue: Queue = await nursery.start(run_core, settings)
+        tune_process()
         app = create_app()
-        app.queue = queue
+        app.bot = await nursery.start(bot.run, settings)
         app.api_key = settings.api_key.get_secret_value() if settings.api_key else None
         sock = _listen(settings.host, settings.port)
         scheme = "http" if settings.certfile is None else "https"
@@ -69,28 +61,11 @@ async def serve(settings: Settings) -> None:
             config.certfile, config.keyfile = str(settings.certfile), str(settings.keyfile)
         config.graceful_timeout = settings.shutdown_grace
         config.errorlog = logging.getLogger("hypercorn.error")
-        announce(settings, queue, address)
+        announce(settings, app.bot.queue, address)
         listening.set()
-        await serve_http(app, config, shutdown_trigger=partial(_end, ending, queue))
+        await serve_http(app, config, shutdown_trigger=partial(_end, ending, app.bot.queue))
         log.info("ended")
         nursery.cancel_scope.cancel()
-
-
-async def run_core(
-    settings: Settings, *, task_status: trio.TaskStatus[Queue] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Open the journal, make the queue and run its tasks, for ever."""
-    tune_process()
-    journal = await _open_journal(settings)
-    try:
-        queue = _queue(settings, journal)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(queue.run)
-            if settings.token is not None:
-                nursery.start_soon(_keep_limits_fresh, settings, queue)
-            task_status.started(queue)
-    finally:
-        journal.close()
 
 
 def tune_process() -> None:
@@ -137,59 +112,6 @@ def announce(settings: Settings, queue: Queue, address: str) -> None:
 async def _end(ending: trio.Event, queue: Queue) -> None:
     await ending.wait()
     queue.end()
-
-
-async def _keep_limits_fresh(settings: Settings, queue: Queue) -> None:
-    assert settings.token is not None  # noqa: S101 - the caller asked
-    async with discord.client(settings.api, settings.token.get_secret_value()) as client:
-        await discord.keep_limits_fresh(client, queue, settings.refresh)
-
-
-async def _open_journal(settings: Settings) -> Journal:
-    path = settings.journal_path
-    if path is None:
-        return Journal.in_memory()
-    deadline = trio.current_time() + JOURNAL_PATIENCE
-    waiting = False
-    while True:
-        try:
-            return Journal.at(path)
-        except JournalHeldError as error:
-            if trio.current_time() > deadline:
-                raise
-            if not waiting:
-                log.warning("waiting_for_journal", error=str(error), at_most=JOURNAL_PATIENCE)
-                waiting = True
-        await trio.sleep(JOURNAL_RETRY)
-
-
-def _queue(settings: Settings, journal: Journal) -> Queue:
-    starts = Starts(
-        allowance=_allowance(settings),
-        journal=journal,
-        crash_loop=settings.crash_loop,
-        retry=settings.interval,
-    )
-    return Queue(
-        starts=starts,
-        layout=_layout(settings),
-        interval=settings.interval,
-        seat_ttl=settings.seat_ttl,
-        metrics=Metrics(),
-    )
-
-
-def _layout(settings: Settings) -> Layout:
-    if settings.token is None:
-        return Layout(max_concurrency=settings.max_concurrency or 1)
-    # One line until Discord has told how many buckets there are.
-    return Layout(max_concurrency=1, cap=settings.max_concurrency)
-
-
-def _allowance(settings: Settings) -> Allowance:
-    if settings.token is None:
-        return CountedAllowance(settings.reserve, settings.daily_starts)
-    return ReadAllowance(settings.reserve)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -26,8 +26,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gateway_queue.allowance import MOST_BUCKETS, Reserve
-from gateway_queue.crash_loop import CrashLoop
+from gateway_queue.queue.rules.allowance import MOST_BUCKETS, Reserve
+from gateway_queue.queue.rules.crash_loop import CrashLoop
 
 # Where Docker and Kubernetes put secrets.
 SECRETS = Path("/run/secrets")

@@ -15,7 +15,7 @@ from harness import running, running_server
 from raw import grant_of, waiting
 
 from gateway_queue import __version__
-from gateway_queue.asking import RESERVED
+from gateway_queue.http.asking import RESERVED
 
 HERE = Path(__file__).parent
 SCHEMATHESIS = [
@@ -23,7 +23,7 @@ SCHEMATHESIS = [
     *("--config-file", str(HERE / "schemathesis.toml"), "run"),
 ]
 HOOKS = HERE / "programs" / "schemathesis_hooks.py"
-DESCRIPTION = json.loads(files("gateway_queue").joinpath("openapi.json").read_bytes())
+DESCRIPTION = json.loads(files("gateway_queue.http").joinpath("openapi.json").read_bytes())
 KEY = "correct-horse-battery-staple"
 
 # So that every turn comes at once, however many are asked for.

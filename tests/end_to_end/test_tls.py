@@ -21,7 +21,7 @@ from harness import DEFAULTS, SERVER, Program, free_port, run_server, running, r
 from raw import AT_ONCE, Client, HTTP2Client, tampered_server
 from shards import GRANT
 
-from gateway_queue.connection import HANDSHAKE_SECONDS
+from gateway_queue.http.connection import HANDSHAKE_SECONDS
 
 ONE = "Host: queue"
 LONG = 60  # seconds of an interval or a grace whose end no test waits for

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_queue.asking import (
+from gateway_queue.http.asking import (
     LARGEST_SHARD,
     LONGEST_WAIT,
     RESERVED,

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway_queue.allowance import DAY
-from gateway_queue.journal import APPLICATION_ID, SCHEMA_VERSION, Journal, JournalError
-from gateway_queue.journal import JournalHeldError as Held
+from gateway_queue.keeper.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteJournal
+from gateway_queue.keeper.sqlite import JournalHeldError as Held
+from gateway_queue.queue.journal import JournalError
+from gateway_queue.queue.rules.allowance import DAY
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0
@@ -46,16 +47,16 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def journal(path: Path) -> Iterator[Journal]:
-    with closing(Journal.at(path)) as journal:
+def journal(path: Path) -> Iterator[SQLiteJournal]:
+    with closing(SQLiteJournal.at(path)) as journal:
         yield journal
 
 
-def shards(journal: Journal) -> list[int | None]:
+def shards(journal: SQLiteJournal) -> list[int | None]:
     return [past.shard for past in journal.last_day()]
 
 
-def ages(journal: Journal) -> list[float]:
+def ages(journal: SQLiteJournal) -> list[float]:
     return [past.age for past in journal.last_day()]
 
 
@@ -74,7 +75,7 @@ def make_sqlite_file(path: Path, *, application_id: int = 0, version: int = 0) -
 
 
 class TestRecord:
-    def test_it_can_be_read_back(self, journal: Journal, clock: WallClock) -> None:
+    def test_it_can_be_read_back(self, journal: SQLiteJournal, clock: WallClock) -> None:
         number = journal.record(7, bucket=3, confirm=True)
         clock.now += 2
         journal.record(None, bucket=0)
@@ -84,28 +85,28 @@ class TestRecord:
         assert (second.shard, second.confirm, second.age) == (None, False, 10)
 
     def test_it_survives_reopening(self, path: Path) -> None:
-        with closing(Journal.at(path)) as journal:
+        with closing(SQLiteJournal.at(path)) as journal:
             numbers = [journal.record(shard, 0) for shard in (1, 2**32 - 1)]
-        with closing(Journal.at(path)) as journal:
+        with closing(SQLiteJournal.at(path)) as journal:
             assert shards(journal) == [1, 2**32 - 1]
             assert journal.record(3, 0) not in numbers
 
     def test_it_survives_kill_9_which_also_frees_the_journal(self, path: Path) -> None:
         victim = f"""
 import os, pathlib, signal
-from gateway_queue.journal import Journal
-journal = Journal.at(pathlib.Path({str(path)!r}))
+from gateway_queue.keeper.sqlite import SQLiteJournal
+journal = SQLiteJournal.at(pathlib.Path({str(path)!r}))
 for shard in range(3):
     journal.record(shard, 0)
 os.kill(os.getpid(), signal.SIGKILL)
 """
         killed = subprocess.run([sys.executable, "-c", victim], check=False)
         assert killed.returncode < 0
-        with closing(Journal.at(path)) as journal:
+        with closing(SQLiteJournal.at(path)) as journal:
             assert shards(journal) == [0, 1, 2]
 
     def test_a_day_later_it_counts_no_more_and_soon_it_is_gone(
-        self, journal: Journal, path: Path, clock: WallClock
+        self, journal: SQLiteJournal, path: Path, clock: WallClock
     ) -> None:
         journal.record(1, 0)
         clock.now += DAY - 1
@@ -117,7 +118,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         journal.record(3, 0)
         assert rows(path) == 2
 
-    def test_it_counts_the_day(self, journal: Journal, clock: WallClock) -> None:
+    def test_it_counts_the_day(self, journal: SQLiteJournal, clock: WallClock) -> None:
         assert journal.counts_of_last_day() == (0, 0)
         journal.record(9, 0)
         clock.now += DAY + 1
@@ -126,13 +127,13 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert journal.counts_of_last_day() == (4, 2)
 
     def test_it_needs_no_file_where_nothing_is_to_be_kept(self) -> None:
-        with closing(Journal.in_memory()) as journal:
+        with closing(SQLiteJournal.in_memory()) as journal:
             journal.record(1, 0)
             journal.check()
             assert shards(journal) == [1]
             assert journal.name == "memory"
 
-    def test_it_holds_nothing_but_the_grants(self, journal: Journal, path: Path) -> None:
+    def test_it_holds_nothing_but_the_grants(self, journal: SQLiteJournal, path: Path) -> None:
         journal.record(1, 0)
         with closing(sqlite3.connect(path)) as database:
             columns = database.execute("SELECT name FROM pragma_table_info('grants')").fetchall()
@@ -148,13 +149,15 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 class TestWallClock:
-    def test_a_grant_in_the_future_counts_as_new(self, journal: Journal, clock: WallClock) -> None:
+    def test_a_grant_in_the_future_counts_as_new(
+        self, journal: SQLiteJournal, clock: WallClock
+    ) -> None:
         journal.record(1, 0)
         clock.now -= HOUR
         assert ages(journal) == [0.0]
 
     def test_a_grant_is_older_after_a_step_forward(
-        self, journal: Journal, clock: WallClock
+        self, journal: SQLiteJournal, clock: WallClock
     ) -> None:
         journal.record(1, 0)
         clock.now += HOUR
@@ -163,20 +166,20 @@ class TestWallClock:
     def test_a_clock_that_was_far_behind_for_a_while_loses_no_grant(
         self, path: Path, clock: WallClock
     ) -> None:
-        with closing(Journal.at(path)) as journal:
+        with closing(SQLiteJournal.at(path)) as journal:
             journal.record(1, 0)
         clock.now = NOW - 3 * DAY
-        with closing(Journal.at(path)) as journal:
+        with closing(SQLiteJournal.at(path)) as journal:
             assert ages(journal) == [0.0]
         clock.now = NOW + 1
-        with closing(Journal.at(path)) as journal:
+        with closing(SQLiteJournal.at(path)) as journal:
             assert ages(journal) == [1.0]
 
     @settings(max_examples=50)
     @given(st.lists(st.floats(-2 * HOUR, 2 * HOUR), max_size=10))
     def test_whatever_the_steps_no_grant_of_the_day_is_lost(self, steps: list[float]) -> None:
         clock = WallClock()
-        with patch("time.time", clock), closing(Journal.in_memory()) as journal:
+        with patch("time.time", clock), closing(SQLiteJournal.in_memory()) as journal:
             for shard, step in enumerate(steps):
                 journal.record(shard, 0)
                 clock.now += step
@@ -190,7 +193,7 @@ class TestWallClock:
     def test_whatever_the_steps_no_number_comes_twice(self, steps: list[float]) -> None:
         clock = WallClock()
         numbers = []
-        with patch("time.time", clock), closing(Journal.in_memory()) as journal:
+        with patch("time.time", clock), closing(SQLiteJournal.in_memory()) as journal:
             for step in steps:
                 numbers.append(journal.record(1, 0))
                 clock.now += step
@@ -198,37 +201,39 @@ class TestWallClock:
 
 
 class TestLock:
-    def test_a_second_one_is_told_who_has_the_journal(self, journal: Journal, path: Path) -> None:
+    def test_a_second_one_is_told_who_has_the_journal(
+        self, journal: SQLiteJournal, path: Path
+    ) -> None:
         with pytest.raises(Held, match=f"process {os.getpid()} on {socket.gethostname()}"):
-            Journal.at(path)
+            SQLiteJournal.at(path)
         journal.record(1, 0)
         assert shards(journal) == [1]
 
     def test_a_second_one_takes_over_when_the_first_has_closed(self, path: Path) -> None:
-        with closing(Journal.at(path)) as first:
+        with closing(SQLiteJournal.at(path)) as first:
             first.record(1, 0)
             with pytest.raises(Held):
-                Journal.at(path)
-        with closing(Journal.at(path)) as second:
+                SQLiteJournal.at(path)
+        with closing(SQLiteJournal.at(path)) as second:
             assert shards(second) == [1]
 
     def test_a_refused_file_is_not_held(self, path: Path) -> None:
         path.write_bytes(b"not a journal")
         with pytest.raises(JournalError):
-            Journal.at(path)
+            SQLiteJournal.at(path)
         path.unlink()
-        Journal.at(path).close()
+        SQLiteJournal.at(path).close()
 
     def test_another_name_of_the_file_does_not_help(
-        self, journal: Journal, path: Path, tmp_path: Path
+        self, journal: SQLiteJournal, path: Path, tmp_path: Path
     ) -> None:
         journal.record(1, 0)
         other_name = tmp_path / "link.sqlite"
         other_name.symlink_to(path)
-        with pytest.raises(Held), closing(Journal.at(other_name)):
+        with pytest.raises(Held), closing(SQLiteJournal.at(other_name)):
             pass
 
-    def test_readers_disturb_nobody(self, journal: Journal, path: Path) -> None:
+    def test_readers_disturb_nobody(self, journal: SQLiteJournal, path: Path) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT * FROM grants").fetchall()
@@ -236,7 +241,7 @@ class TestLock:
         assert shards(journal) == [1]
 
     def test_another_writer_fails_a_record_at_once_and_for_that_time_only(
-        self, journal: Journal, path: Path
+        self, journal: SQLiteJournal, path: Path
     ) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
@@ -264,36 +269,36 @@ class TestRefusedFile:
     def test_no_database(self, path: Path, content: bytes, why: str) -> None:
         path.write_bytes(content)
         with pytest.raises(JournalError, match=f"{path} is {why}"):
-            Journal.at(path)
+            SQLiteJournal.at(path)
         assert path.read_bytes() == content
 
     @pytest.mark.parametrize("damaged_at", [4096, 8192])
     def test_a_damaged_journal(self, path: Path, damaged_at: int) -> None:
-        with closing(Journal.at(path)) as journal:
+        with closing(SQLiteJournal.at(path)) as journal:
             for shard in range(500):
                 journal.record(shard, 0)
         content = bytearray(path.read_bytes())
         content[damaged_at : damaged_at + 500] = b"\xff" * 500
         path.write_bytes(content)
         with pytest.raises(JournalError, match=r"(?s)is damaged.*Move it away"):
-            Journal.at(path)
+            SQLiteJournal.at(path)
         assert path.read_bytes() == content
 
     def test_half_a_journal(self, path: Path) -> None:
-        with closing(Journal.at(path)) as journal:
+        with closing(SQLiteJournal.at(path)) as journal:
             for shard in range(500):
                 journal.record(shard, 0)
         os.truncate(path, path.stat().st_size // 2)
         content = path.read_bytes()
         with pytest.raises(JournalError, match="is damaged"):
-            Journal.at(path)
+            SQLiteJournal.at(path)
         assert path.read_bytes() == content
 
     def test_the_database_of_another_program(self, path: Path) -> None:
         make_sqlite_file(path, application_id=1, version=SCHEMA_VERSION)
         content = path.read_bytes()
         with pytest.raises(JournalError, match="of another program; it was left as it is"):
-            Journal.at(path)
+            SQLiteJournal.at(path)
         assert path.read_bytes() == content
 
     def test_the_database_of_another_program_without_tables(self, path: Path) -> None:
@@ -301,30 +306,30 @@ class TestRefusedFile:
         with closing(sqlite3.connect(path)) as database:
             database.execute("DROP TABLE letters")
         with pytest.raises(JournalError, match="of another program"):
-            Journal.at(path).close()
+            SQLiteJournal.at(path).close()
 
     def test_a_journal_of_a_newer_version(self, path: Path) -> None:
         make_sqlite_file(path, application_id=APPLICATION_ID, version=SCHEMA_VERSION + 1)
         content = path.read_bytes()
         with pytest.raises(JournalError, match=f"version {SCHEMA_VERSION + 1}.*left as it is"):
-            Journal.at(path)
+            SQLiteJournal.at(path)
         assert path.read_bytes() == content
 
 
 class TestUnusablePlace:
     def test_missing_folders_are_made(self, tmp_path: Path) -> None:
-        Journal.at(tmp_path / "some" / "folders" / "journal.sqlite").close()
+        SQLiteJournal.at(tmp_path / "some" / "folders" / "journal.sqlite").close()
 
     def test_a_folder_in_place_of_the_file(self, path: Path) -> None:
         path.mkdir()
         with pytest.raises(JournalError, match=f"cannot use the journal {path}"):
-            Journal.at(path)
+            SQLiteJournal.at(path)
 
     def test_a_file_in_place_of_a_folder(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("I was here first")
         for path in (tmp_path / "file" / "journal", tmp_path / "file" / "folder" / "journal"):
             with pytest.raises(JournalError, match=f"cannot use the journal {path}"):
-                Journal.at(path)
+                SQLiteJournal.at(path)
 
     @pytest.mark.parametrize(
         "path",
@@ -340,7 +345,7 @@ class TestUnusablePlace:
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")
         with pytest.raises(JournalError, match=f"cannot use the journal {path}"):
-            Journal.at(Path(path))
+            SQLiteJournal.at(Path(path))
 
 
 @contextmanager
@@ -355,7 +360,9 @@ def full_disk() -> Iterator[None]:
 
 
 class TestFullDisk:
-    def test_what_cannot_be_written_is_not_recorded(self, journal: Journal, path: Path) -> None:
+    def test_what_cannot_be_written_is_not_recorded(
+        self, journal: SQLiteJournal, path: Path
+    ) -> None:
         journal.record(1, 0)
         with full_disk():
             for _ in range(3):
@@ -368,10 +375,10 @@ class TestFullDisk:
         journal.record(3, 0)
         assert shards(journal) == [1, 3]
         journal.close()
-        with closing(Journal.at(path)) as again:
+        with closing(SQLiteJournal.at(path)) as again:
             assert shards(again) == [1, 3]
 
     def test_a_journal_that_cannot_be_made_is_not_held(self, path: Path) -> None:
         with full_disk(), pytest.raises(JournalError, match=f"cannot use the journal {path}"):
-            Journal.at(path)
-        Journal.at(path).close()
+            SQLiteJournal.at(path)
+        SQLiteJournal.at(path).close()

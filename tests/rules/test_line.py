@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway_queue.line import Line, respread
-from gateway_queue.pace import Layout
+from gateway_queue.queue.rules.line import Line, respread
+from gateway_queue.queue.rules.pace import Layout
 
 SEAT_TTL = 60.0
 

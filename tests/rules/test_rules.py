@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway_queue.allowance import (
+from gateway_queue.queue.rules.allowance import (
     DAY,
     MOST_BUCKETS,
     READING_LAG,
@@ -21,8 +21,8 @@ from gateway_queue.allowance import (
     Usage,
     usage,
 )
-from gateway_queue.crash_loop import HOUR, CrashLoop, Restarts
-from gateway_queue.pace import Layout, Pace, Spacing, late
+from gateway_queue.queue.rules.crash_loop import HOUR, CrashLoop, Restarts
+from gateway_queue.queue.rules.pace import Layout, Pace, Spacing, late
 
 # A monotonic clock may start anywhere; the larger its numbers, the coarser they are.
 moments = st.floats(0, 1e6) | st.floats(1e9, 2e9)

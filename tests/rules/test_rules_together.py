@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from gateway_queue.allowance import (
+from gateway_queue.queue.rules.allowance import (
     DAY,
     Allowance,
     CountedAllowance,
@@ -21,9 +21,9 @@ from gateway_queue.allowance import (
     Reserve,
     SessionStartLimit,
 )
-from gateway_queue.line import Line, respread
-from gateway_queue.pace import Layout, Pace, Spacing, late
-from gateway_queue.starts import CONFIRMABLE
+from gateway_queue.queue.rules.line import Line, respread
+from gateway_queue.queue.rules.pace import Layout, Pace, Spacing, late
+from gateway_queue.queue.starts import CONFIRMABLE
 
 SEAT_TTL = 60.0
 RESERVE = 2

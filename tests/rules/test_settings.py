@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from gateway_queue.allowance import Reserve
-from gateway_queue.crash_loop import CrashLoop
+from gateway_queue.queue.rules.allowance import Reserve
+from gateway_queue.queue.rules.crash_loop import CrashLoop
 from gateway_queue.settings import Setting, Settings, SettingsError, bot_of, describe, load
 
 APPLICATION_ID = "1234567890123456789"

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import trio
 
-from gateway_queue.web import App
+from gateway_queue.http.app import App
 
 
 @dataclass

@@ -7,20 +7,21 @@ import trio
 from asgi import Client
 from background import background
 
-from gateway_queue.allowance import (
+from gateway_queue.bot import Bot, reporter
+from gateway_queue.http.app import create_app
+from gateway_queue.keeper.sqlite import SQLiteJournal
+from gateway_queue.queue.queue import Gateway, Queue
+from gateway_queue.queue.rules.allowance import (
     Allowance,
     CountedAllowance,
     ReadAllowance,
     Reserve,
     SessionStartLimit,
 )
-from gateway_queue.crash_loop import CrashLoop
-from gateway_queue.journal import Journal
-from gateway_queue.metrics import Metrics
-from gateway_queue.pace import Layout
-from gateway_queue.queue import Gateway, Queue
-from gateway_queue.starts import Starts
-from gateway_queue.web import create_app
+from gateway_queue.queue.rules.crash_loop import CrashLoop
+from gateway_queue.queue.rules.pace import Layout
+from gateway_queue.queue.starts import Starts
+from gateway_queue.watch.metrics import Metrics
 
 INTERVAL = 5.5
 GATEWAY = Gateway(url="wss://gateway.test", shards=1)
@@ -48,7 +49,7 @@ async def serving(
     token: bool = False,
     crash_loop: str = "off",
     api_key: str | None = None,
-    journal: Journal | None = None,
+    journal: SQLiteJournal | None = None,
 ) -> AsyncIterator[Client]:
     """Serve a new queue; with a token, nothing is granted before `queue.read`."""
     allowance: Allowance
@@ -56,23 +57,27 @@ async def serving(
         allowance = ReadAllowance(Reserve.parse(reserve))
     else:
         allowance = CountedAllowance(Reserve.parse(reserve), starts)
-    journal = journal or Journal.in_memory()
+    journal = journal or SQLiteJournal.in_memory()
     app = create_app()
     app.api_key = api_key
-    app.queue = Queue(
+    metrics = Metrics()
+    report = reporter(metrics)
+    queue = Queue(
         starts=Starts(
             allowance=allowance,
             journal=journal,
             crash_loop=CrashLoop.parse(crash_loop),
             retry=interval,
+            report=report,
         ),
-        metrics=Metrics(),
         layout=Layout(buckets, cap),
         interval=interval,
         seat_ttl=seat_ttl,
+        report=report,
     )
+    app.bot = Bot(queue, metrics)
     # A dead-locked test would spin on the mock clock for ever; this ends it at once.
     with trio.fail_after(40 * 24 * 3600), closing(journal):
         async with background() as nursery:
-            nursery.start_soon(app.queue.run)
+            nursery.start_soon(queue.run)
             yield Client(app, nursery)

@@ -11,7 +11,7 @@ from background import background
 from serving import GATEWAY, INTERVAL, MOMENT, limit, serving
 from structlog.testing import capture_logs
 
-from gateway_queue.journal import Journal
+from gateway_queue.keeper.sqlite import SQLiteJournal
 
 
 async def crash(client: Client, shard: int, granted: list[float]) -> None:
@@ -47,10 +47,10 @@ async def test_it_keeps_its_rank_and_holds_up_nobody() -> None:
 
 async def test_it_is_remembered_across_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
-    async with serving(crash_loop="2/600", journal=Journal.at(path)) as client:
+    async with serving(crash_loop="2/600", journal=SQLiteJournal.at(path)) as client:
         for _ in range(3):
             await client.get("/?shard=0")
-    async with serving(crash_loop="2/600", journal=Journal.at(path)) as client:
+    async with serving(crash_loop="2/600", journal=SQLiteJournal.at(path)) as client:
         started_at = trio.current_time()
         assert (await client.get("/?shard=1")).at - started_at == pytest.approx(INTERVAL)
         assert (await client.get("/?shard=0")).at - started_at > 30
@@ -100,7 +100,7 @@ async def test_a_fleet_in_a_crash_loop_never_costs_the_token(
 ) -> None:
     """16 shards crash for a day against 1,000 starts, of which 50 are the reserve."""
     async with serving(token=True, crash_loop=rule, reserve="5%") as client:
-        client.app.queue.read(limit(max_concurrency=16), GATEWAY, trio.current_time())
+        client.app.bot.queue.read(limit(max_concurrency=16), GATEWAY, trio.current_time())
         granted: list[float] = []
         async with background() as nursery:
             for shard in range(16):

@@ -19,9 +19,9 @@ from serving import GATEWAY, INTERVAL, MOMENT, limit, serving
 from structlog.testing import capture_logs
 from virtual import run_virtually
 
-from gateway_queue.allowance import READING_LAG
-from gateway_queue.journal import Journal
-from gateway_queue.pace import AFTER_CONFIRMATION, CONFIRM_HOLD, Layout
+from gateway_queue.keeper.sqlite import SQLiteJournal
+from gateway_queue.queue.rules.allowance import READING_LAG
+from gateway_queue.queue.rules.pace import AFTER_CONFIRMATION, CONFIRM_HOLD, Layout
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class World:
     def read_limit(self, client: Client, remaining: int = 9000) -> None:
         now = trio.current_time()
         max_concurrency = self.layouts[-1][1].max_concurrency
-        client.app.queue.read(limit(remaining, 9000, max_concurrency), GATEWAY, now)
+        client.app.bot.queue.read(limit(remaining, 9000, max_concurrency), GATEWAY, now)
         self.readings.append((now, remaining))
 
     def change(self, max_concurrency: int) -> None:
@@ -146,7 +146,7 @@ async def live_on(world: World, steps: list[Step], journal: Path) -> None:
 async def live(world: World, steps: list[Step], journal: Path) -> None:
     """One life of the server: until a restart, or until everybody is in."""
     async with serving(
-        token=True, cap=world.cap, journal=Journal.at(journal), seat_ttl=30
+        token=True, cap=world.cap, journal=SQLiteJournal.at(journal), seat_ttl=30
     ) as client:
         world.start()
         world.read_limit(client)
@@ -180,7 +180,7 @@ async def take(step: Step, world: World, client: Client) -> None:
             call = world.waiting.pop(step.shard)
             call.leave()
             await call.ended.wait()
-        case "confirm" if client.app.queue.confirm(step.shard):
+        case "confirm" if client.app.bot.queue.confirm(step.shard):
             world.confirmed(step.shard)
         case "pass":
             # No multiple of an interval: never the very instant of a grant.
@@ -199,7 +199,7 @@ def test_no_order_of_events_breaks_a_promise(steps: list[Step], cap: int | None)
     with TemporaryDirectory() as folder, capture_logs():
         path = Path(folder) / "journal.sqlite"
         run_virtually(partial(live_on, world, list(steps), path))
-        with closing(Journal.at(path)) as journal:
+        with closing(SQLiteJournal.at(path)) as journal:
             spent, _ = journal.counts_of_last_day()
     assert list(world.too_early()) == []
     assert list(world.too_many()) == []

@@ -12,9 +12,9 @@ from asgi import Answer, Call
 from serving import GATEWAY, INTERVAL, MOMENT, limit, serving
 from structlog.testing import capture_logs
 
-from gateway_queue.allowance import READING_LAG
-from gateway_queue.journal import Journal
-from gateway_queue.web import ANSWER_SECONDS, GRANTED
+from gateway_queue.http.app import ANSWER_SECONDS, GRANTED
+from gateway_queue.keeper.sqlite import SQLiteJournal
+from gateway_queue.queue.rules.allowance import READING_LAG
 
 
 async def answers(calls: Sequence[Call]) -> list[Answer]:
@@ -114,14 +114,14 @@ async def test_nothing_is_granted_before_the_limits_are_known() -> None:
         await trio.sleep(3600)
         assert call.answer is None
         assert (await client.get("/readyz")).status == 503
-        client.app.queue.read(limit(), GATEWAY, trio.current_time())
+        client.app.bot.queue.read(limit(), GATEWAY, trio.current_time())
         assert (await call.answered()).at == trio.current_time()
         assert (await client.get("/readyz")).status == 200
 
 
 async def test_nobody_is_dropped_when_the_buckets_change() -> None:
     async with serving(token=True) as client:
-        queue = client.app.queue
+        queue = client.app.bot.queue
         queue.read(limit(), GATEWAY, trio.current_time())
         calls = {}
         for shard in range(48):
@@ -147,7 +147,7 @@ async def test_nobody_is_dropped_when_the_buckets_change() -> None:
 
 async def test_a_cap_never_parts_shards_of_one_key() -> None:
     async with serving(token=True, cap=4) as client:
-        queue = client.app.queue
+        queue = client.app.bot.queue
         queue.read(limit(max_concurrency=6), GATEWAY, trio.current_time())
         calls = {shard: client.ask(f"/?shard={shard}") for shard in range(48)}
         await trio.sleep(2.5 * INTERVAL)
@@ -166,7 +166,7 @@ async def test_a_cap_never_parts_shards_of_one_key() -> None:
 
 async def test_a_change_of_buckets_in_the_instant_of_arrivals_loses_nobody() -> None:
     async with serving(token=True, interval=0.01) as client:
-        queue = client.app.queue
+        queue = client.app.bot.queue
         queue.read(limit(100_000, 100_000), GATEWAY, trio.current_time())
         calls = []
         for round_ in range(200):
@@ -184,7 +184,7 @@ async def test_a_change_of_buckets_in_the_instant_of_arrivals_loses_nobody() -> 
 
 async def test_a_grant_on_its_way_blocks_every_bucket_it_may_belong_to() -> None:
     async with serving(token=True, interval=2) as client:
-        queue = client.app.queue
+        queue = client.app.bot.queue
         queue.read(limit(), GATEWAY, trio.current_time())
         slow = client.ask("/?shard=0", slow=2)
         await trio.sleep(2 + 1)  # it is granted, and its answer on the way
@@ -197,7 +197,7 @@ async def test_a_grant_on_its_way_blocks_every_bucket_it_may_belong_to() -> None
 
 async def test_the_reserve_is_never_granted_until_a_reading_shows_a_reset() -> None:
     async with serving(token=True, reserve="5%") as client:
-        queue = client.app.queue
+        queue = client.app.bot.queue
         for _ in range(2):  # two exhaustions in a row
             queue.read(limit(remaining=52, reset_after=7200), GATEWAY, trio.current_time())
             calls = [client.ask(f"/?shard={shard}") for shard in range(5)]
@@ -212,7 +212,7 @@ async def test_the_reserve_is_never_granted_until_a_reading_shows_a_reset() -> N
 
 async def test_grants_that_a_reading_may_not_show_yet_are_taken_off_it() -> None:
     async with serving(token=True) as client:
-        queue = client.app.queue
+        queue = client.app.bot.queue
         queue.read(limit(remaining=10), GATEWAY, trio.current_time())
         await answers([client.ask(f"/?shard={shard}") for shard in range(3)])
         queue.read(limit(remaining=3), GATEWAY, trio.current_time())
@@ -244,7 +244,7 @@ async def test_each_crossing_of_half_and_of_the_reserve_is_logged_once() -> None
 
 
 async def test_what_cannot_be_recorded_is_not_granted(tmp_path: Path) -> None:
-    journal = Journal.at(tmp_path / "journal.sqlite")
+    journal = SQLiteJournal.at(tmp_path / "journal.sqlite")
     other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
     with capture_logs() as logs:
         async with serving(journal=journal) as client:

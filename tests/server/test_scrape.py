@@ -4,7 +4,7 @@ import trio
 from asgi import Client
 from serving import GATEWAY, limit, serving
 
-from gateway_queue.allowance import ReadAllowance
+from gateway_queue.queue.rules.allowance import ReadAllowance
 
 
 async def age(client: Client) -> float | None:
@@ -18,11 +18,11 @@ async def test_the_age_of_the_limits_counts_from_when_discord_was_asked() -> Non
         assert await age(client) is None
         asked_at = trio.current_time()
         await trio.sleep(2)
-        client.app.queue.read(limit(), GATEWAY, asked_at)
+        client.app.bot.queue.read(limit(), GATEWAY, asked_at)
         await trio.sleep(40)
         assert await age(client) == 42
 
-        allowance = client.app.queue.starts.allowance
+        allowance = client.app.bot.queue.starts.allowance
         assert isinstance(allowance, ReadAllowance)
         allowance.withdraw()
         assert await age(client) is None

@@ -70,10 +70,10 @@ async def test_a_seat_is_forgotten_when_its_time_is_over() -> None:
         await trio.sleep(MOMENT)
         early.leave()
         await trio.sleep(3.1)
-        assert client.app.queue.buckets[0].line.away == 0
+        assert client.app.bot.queue.buckets[0].line.away == 0
         back = client.ask("/?shard=1")
         await trio.sleep(MOMENT)
-        client.app.queue.read(limit(), GATEWAY, trio.current_time())
+        client.app.bot.queue.read(limit(), GATEWAY, trio.current_time())
         assert (await late.answered()).at < (await back.answered()).at
 
 
@@ -89,7 +89,7 @@ async def test_the_newest_request_for_a_shard_has_its_best_seat_and_both_are_ser
 
 async def test_seats_outlive_a_change_of_max_concurrency() -> None:
     async with serving(token=True) as client:
-        queue = client.app.queue
+        queue = client.app.bot.queue
         queue.read(limit(), GATEWAY, trio.current_time())
         calls = {}
         for shard in (3, 7, 11, 15):  # one bucket of four as well
@@ -109,7 +109,7 @@ async def test_a_request_without_a_shard_keeps_no_seat() -> None:
         await trio.sleep(MOMENT)
         call.leave()
         await call.ended.wait()
-        assert client.app.queue.buckets[0].line.away == 0
+        assert client.app.bot.queue.buckets[0].line.away == 0
         assert (await client.get("/")).status == 200
 
 
@@ -122,7 +122,7 @@ async def test_a_client_that_asks_again_all_the_time_takes_no_more_than_its_seat
             await trio.sleep(MOMENT)
             call.leave()
             await call.ended.wait()
-        line = client.app.queue.buckets[0].line
+        line = client.app.bot.queue.buckets[0].line
         assert (line.waiting, line.away) == (1, 1)
         assert (await patient.answered()).status == 200
 
@@ -134,7 +134,7 @@ async def test_a_hundred_thousand_absent_seats_cost_a_grant_next_to_nothing() ->
 
 async def grant_among_absent_seats() -> None:
     async with serving(token=True, interval=0.001, seat_ttl=3600) as client:
-        queue = client.app.queue
+        queue = client.app.bot.queue
         for shard in range(100_000):
             with queue.turn(shard):
                 pass

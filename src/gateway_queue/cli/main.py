@@ -10,7 +10,7 @@ from gateway_queue.cli.common import fail, settings_of
 from gateway_queue.cli.status import status
 from gateway_queue.cli.wait import wait
 from gateway_queue.discord import CannotAskError, TokenRefusedError
-from gateway_queue.journal import JournalError
+from gateway_queue.queue.journal import JournalError
 from gateway_queue.settings import Setting, Settings, describe
 
 # EX_CONFIG of sysexits.h: to start again would not mend it.

@@ -3,7 +3,7 @@
 from unittest.mock import patch
 
 from gateway_queue.asgi import app
-from gateway_queue.line import Line
+from gateway_queue.queue.rules.line import Line
 
 __all__ = ["app"]
 

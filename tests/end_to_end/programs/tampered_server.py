@@ -10,11 +10,12 @@ from unittest.mock import patch
 
 import trio
 
-from gateway_queue import connection, discord, server, web
+from gateway_queue import discord, server
 from gateway_queue.cli.main import main
-from gateway_queue.line import Line
-from gateway_queue.pace import Pace
-from gateway_queue.queue import Queue
+from gateway_queue.http import app, connection
+from gateway_queue.queue.queue import Queue
+from gateway_queue.queue.rules.line import Line
+from gateway_queue.queue.rules.pace import Pace
 
 SABOTAGE = RuntimeError("sabotage")
 
@@ -57,7 +58,7 @@ def loop_stalls_in_first_grant() -> None:
 
 
 def answers_must_be_taken_soon() -> None:
-    patch.object(web, "ANSWER_SECONDS", 0.3).start()
+    patch.object(app, "ANSWER_SECONDS", 0.3).start()
     patch.object(connection, "SEND_SECONDS", 0.3, create=True).start()
 
 

@@ -10,10 +10,10 @@ from typing import Literal
 
 import trio
 
-from gateway_queue.buckets import Bucket
-from gateway_queue.queue import Queue
-from gateway_queue.starts import Obstacle
-from gateway_queue.turn import Turn
+from gateway_queue.queue.bucket import Bucket
+from gateway_queue.queue.queue import Queue
+from gateway_queue.queue.starts import Obstacle
+from gateway_queue.queue.turn import Turn
 
 Reason = Literal[Obstacle, "interval", "crash_loop", "ending"]
 

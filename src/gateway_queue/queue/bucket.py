@@ -11,16 +11,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
-import structlog
 import trio
 
-from gateway_queue.line import Line
-from gateway_queue.metrics import Metrics
-from gateway_queue.pace import Pace
-from gateway_queue.starts import Starts
-from gateway_queue.turn import Turn
-
-log = structlog.get_logger()
+from gateway_queue.queue.events import Granted, Report
+from gateway_queue.queue.rules.line import Line
+from gateway_queue.queue.rules.pace import Pace
+from gateway_queue.queue.starts import Starts
+from gateway_queue.queue.turn import Turn
 
 # Seconds for which to sleep in one go, where a grant is due at the end.
 LONG_WAIT = 0.1
@@ -42,14 +39,14 @@ class Bucket:
         pace: Pace,
         line: Line[Turn],
         starts: Starts,
-        metrics: Metrics,
+        report: Report,
         seat: Seating,
     ) -> None:
         self.index = index
         self.pace = pace
         self.line = line
         self._starts = starts
-        self._metrics = metrics
+        self._report = report
         self._seat = seat
         self._asleep = trio.CancelScope()
         self._due_at = math.inf  # when a grant was due, when that was last considered
@@ -138,12 +135,4 @@ class Bucket:
         self.pace.grant(number, now, confirm=turn.confirm)
         turn.grant = number
         turn.waiting.cancel()
-        waited, late = now - turn.arrived_at, now - could_at
-        log.info(
-            "identify_granted",
-            shard=turn.shard,
-            bucket=self.index,
-            waited=round(waited, 3),
-            late=round(late, 6),
-        )
-        self._metrics.granted(self.index, waited, late)
+        self._report(Granted(turn.shard, self.index, now - turn.arrived_at, now - could_at))

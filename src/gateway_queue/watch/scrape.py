@@ -12,14 +12,15 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway_queue import __version__
-from gateway_queue.allowance import ReadAllowance
-from gateway_queue.queue import Queue
+from gateway_queue.queue.queue import Queue
+from gateway_queue.queue.rules.allowance import ReadAllowance
+from gateway_queue.watch.metrics import Metrics
 
 
-async def page(queue: Queue) -> bytes:
+async def page(queue: Queue, metrics: Metrics) -> bytes:
     """The body of ``/metrics``, made in slices so that no grant waits for all of it."""
     text = b""
-    for family in chain(queue.metrics.registry.collect(), _gauges(queue)):
+    for family in chain(metrics.registry.collect(), _gauges(queue)):
         slice_ = CollectorRegistry()
         slice_.register(_One(family))
         text += generate_latest(slice_)

@@ -7,18 +7,23 @@ max_concurrency has them.
 from dataclasses import dataclass
 from itertools import count
 
-import structlog
 import trio
 
-from gateway_queue.allowance import SessionStartLimit
-from gateway_queue.buckets import Bucket
-from gateway_queue.line import Line, respread
-from gateway_queue.metrics import Metrics
-from gateway_queue.pace import Layout, Pace, Spacing, late
-from gateway_queue.starts import Starts
-from gateway_queue.turn import Turn
-
-log = structlog.get_logger()
+from gateway_queue.queue.bucket import Bucket
+from gateway_queue.queue.events import (
+    BucketsChanged,
+    InvalidSession,
+    Left,
+    PutOff,
+    Queued,
+    Report,
+    ShardMissing,
+)
+from gateway_queue.queue.rules.allowance import SessionStartLimit
+from gateway_queue.queue.rules.line import Line, respread
+from gateway_queue.queue.rules.pace import Layout, Pace, Spacing, late
+from gateway_queue.queue.starts import Starts
+from gateway_queue.queue.turn import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +42,11 @@ class Queue:
     """
 
     def __init__(
-        self, *, starts: Starts, layout: Layout, interval: float, seat_ttl: float, metrics: Metrics
+        self, *, starts: Starts, layout: Layout, interval: float, seat_ttl: float, report: Report
     ) -> None:
         self.starts = starts
         self.layout = layout
-        self.metrics = metrics
+        self.report = report
         self.spacing = Spacing.of(interval)
         self.started_at = trio.current_time()
         self.ending = False
@@ -101,8 +106,7 @@ class Queue:
         bucket.pace.confirm(grant.number, now, ends_hold=not invalid_session)
         bucket.look_again()
         if invalid_session:
-            self.metrics.invalid_sessions.inc()
-            log.warning("invalid_session_reported", shard=shard, bucket=bucket.index)
+            self.report(InvalidSession(shard, bucket.index))
         return True
 
     def end(self) -> None:
@@ -123,13 +127,8 @@ class Queue:
         turn.seated = True
         if turn.patient and self.ending:
             turn.waiting.cancel()
-        say = log.debug if returns else log.info
-        say(
-            "identify_returned" if returns else "identify_queued",
-            shard=turn.shard,
-            bucket=bucket.index,
-            position=bucket.line.position(turn),
-        )
+        position = bucket.line.position(turn)
+        self.report(Queued(turn.shard, bucket.index, position, returns))
         return bucket
 
     def _done(self, turn: Turn) -> None:
@@ -140,10 +139,9 @@ class Queue:
                 bucket.look_again()  # from now on there is a seat to be forgotten one day
             bucket.line.leave(turn, now)
             if turn.was_put_off:
-                log.debug("identify_put_off", shard=turn.shard)
+                self.report(PutOff(turn.shard))
             else:
-                self.metrics.abandoned.inc()
-                log.info("identify_left", shard=turn.shard, waited=round(now - turn.arrived_at, 3))
+                self.report(Left(turn.shard, now - turn.arrived_at))
             return
         for bucket in self.buckets:  # after a resize it may be in hand in all of them
             if turn.grant in bucket.pace.in_hand:
@@ -164,12 +162,7 @@ class Queue:
         for bucket in old:
             bucket.take_arrivals()
         self._resized.set()
-        log.info(
-            "buckets_changed",
-            max_concurrency=layout.max_concurrency,
-            buckets=layout.buckets,
-            before=len(old),
-        )
+        self.report(BucketsChanged(layout.max_concurrency, layout.buckets, len(old)))
 
     def _bucket(self, index: int, pace: Pace) -> Bucket:
         return Bucket(
@@ -177,15 +170,11 @@ class Queue:
             pace=pace,
             line=Line(self._seats, self._seat_ttl),
             starts=self.starts,
-            metrics=self.metrics,
+            report=self.report,
             seat=self.seat,
         )
 
     def _warn_of_numberless(self) -> None:
         if len(self.buckets) > 1 and not self._warned_of_numberless:
             self._warned_of_numberless = True
-            log.warning(
-                "shard_missing",
-                hint="a request named no shard, so it waits in bucket 0; with several buckets"
-                " that is not exact. Ask with /?shard=N",
-            )
+            self.report(ShardMissing())

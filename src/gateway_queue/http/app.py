@@ -23,15 +23,15 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from gateway_queue import scrape, status
-from gateway_queue.asking import Ask, Problem, ask_of, confirmation_of, path_of
-from gateway_queue.standing import Standing, standing_of
+from gateway_queue.http.asking import Ask, Problem, ask_of, confirmation_of, path_of
+from gateway_queue.queue.standing import Standing, standing_of
+from gateway_queue.watch import scrape, status
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 
-    from gateway_queue.connection import Connection
-    from gateway_queue.queue import Queue
+    from gateway_queue.bot import Bot
+    from gateway_queue.http.connection import Connection
 
 log = structlog.get_logger()
 
@@ -39,7 +39,7 @@ log = structlog.get_logger()
 GRANTED = b'{"message": "You\'re free to connect now! :)"}'
 
 # What all of this looks like from outside.
-OPENAPI = files("gateway_queue").joinpath("openapi.json").read_bytes()
+OPENAPI = files("gateway_queue.http").joinpath("openapi.json").read_bytes()
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"
@@ -82,7 +82,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
     async def _hold(
         self, ask: Ask, receive: "ASGIReceiveCallable", send: "ASGISendCallable"
     ) -> None:
-        queue = self.app.queue
+        queue = self.app.bot.queue
         with queue.turn(ask.shard, confirm=ask.confirm, patient=ask.wait is not None) as turn:
             if ask.wait is not None:
                 turn.waiting.deadline = turn.arrived_at + ask.wait
@@ -160,11 +160,11 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
 
 
 class App(QuartTrio):
-    """The app. ``queue`` is to be set before it serves; ``api_key`` None lets all in."""
+    """The app. ``bot`` is to be set before it serves; ``api_key`` None lets all in."""
 
     asgi_http_class = HTTPConnection
     asgi_websocket_class = WebSocketConnection
-    queue: "Queue"
+    bot: "Bot"
     api_key: str | None = None
 
 
@@ -182,21 +182,21 @@ def create_app() -> App:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        if reason := app.queue.starts.why_not_ready():
+        if reason := app.bot.queue.starts.why_not_ready():
             raise Problem(503, reason)
         return Response("ready\n", content_type="text/plain")
 
     @app.get("/status")
     async def status_page() -> Response:
-        return Response(await status.page(app.queue), content_type=JSON)
+        return Response(await status.page(app.bot.queue), content_type=JSON)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(await scrape.page(app.queue), content_type=METRICS)
+        return Response(await scrape.page(app.bot.queue, app.bot.metrics), content_type=METRICS)
 
     @app.get("/gateway/bot")
     async def gateway_bot() -> Response:
-        answer = status.gateway_bot(app.queue)
+        answer = status.gateway_bot(app.bot.queue)
         if answer is None:
             raise Problem(503, "Discord's answer has not been read; is DISCORD_TOKEN set?")
         return Response(json.dumps(answer), content_type=JSON)
@@ -204,7 +204,7 @@ def create_app() -> App:
     @app.post("/confirm")
     async def confirm() -> Response:
         said = confirmation_of(request.query_string)
-        if not app.queue.confirm(said.shard, invalid_session=said.invalid_session):
+        if not app.bot.queue.confirm(said.shard, invalid_session=said.invalid_session):
             raise Problem(404, f"shard {said.shard} has no grant of the last 15 minutes")
         return Response(b"", status=204)
 

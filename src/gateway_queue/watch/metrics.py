@@ -2,6 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
+from gateway_queue.queue.events import Event, Granted, InvalidSession, Left, LimitsUnread
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a third more lines, which nobody reads
 
 # From an idle bucket to a fleet of hundreds at one grant per 5.5 s.
@@ -45,7 +47,16 @@ class Metrics:
             registry=self.registry,
         )
 
-    def granted(self, bucket: int, waited: float, late: float) -> None:
-        self.grants.labels(bucket).inc()
-        self.wait.observe(waited)
-        self.lateness.observe(late)
+    def count(self, event: Event) -> None:
+        """Count what the queue reports."""
+        match event:
+            case Granted():
+                self.grants.labels(event.bucket).inc()
+                self.wait.observe(event.waited)
+                self.lateness.observe(event.late)
+            case Left():
+                self.abandoned.inc()
+            case LimitsUnread():
+                self.refresh_failures.inc()
+            case InvalidSession():
+                self.invalid_sessions.inc()

@@ -9,7 +9,7 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 
-from gateway_queue.pace import late
+from gateway_queue.queue.rules.pace import late
 
 # The pauses between a looping shard's grants: the first, and the longest. A longest of 900 s
 # would let 16 shards in a loop use 1,680 session starts a day; this one, 560.

@@ -14,11 +14,11 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from gateway_queue.allowance import DAY
+from gateway_queue.queue.journal import JournalError, Past
+from gateway_queue.queue.rules.allowance import DAY
 
 # SQLite's header field that tells whose file this is ("GwyQ"), and the layout of ours.
 APPLICATION_ID = 0x47777951
@@ -41,25 +41,11 @@ CREATE TABLE grants (
 """
 
 
-class JournalError(Exception):
-    """The journal cannot be opened or written; the message says why and what to do."""
-
-
 class JournalHeldError(JournalError):
     """Another process has the journal; the message names it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
-    """A grant of an earlier time, ``age`` seconds ago."""
-
-    number: int
-    age: float
-    shard: int | None
-    confirm: bool
-
-
-class Journal:
+class SQLiteJournal:
     """An open journal. Its owner is the only process that writes it."""
 
     def __init__(self, database: sqlite3.Connection, lock: int | None, name: str) -> None:

@@ -10,14 +10,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import structlog
 import trio
 
-from gateway_queue.allowance import Allowance, ReadAllowance, SessionStartLimit, Usage, usage
-from gateway_queue.crash_loop import CrashLoop, Restarts
-from gateway_queue.journal import Journal, JournalError
-
-log = structlog.get_logger()
+from gateway_queue.queue.events import (
+    CrashLooping,
+    JournalFailed,
+    JournalRecovered,
+    Report,
+    UsageRose,
+)
+from gateway_queue.queue.journal import Journal, JournalError
+from gateway_queue.queue.rules.allowance import (
+    Allowance,
+    ReadAllowance,
+    SessionStartLimit,
+    Usage,
+    usage,
+)
+from gateway_queue.queue.rules.crash_loop import CrashLoop, Restarts
 
 # How long a grant may be confirmed.
 CONFIRMABLE = 900.0
@@ -47,11 +57,13 @@ class Starts:
         journal: Journal,
         crash_loop: CrashLoop | None,
         retry: float,
+        report: Report,
     ) -> None:
         self.allowance = allowance
         self.journal = journal
         self._crash_loop = crash_loop
         self._retry = retry
+        self._report = report
         self._journal_ready_at = -math.inf  # later: the last write failed
         self._usage = Usage.NORMAL
         self._restarts: dict[int, Restarts] = {}
@@ -127,11 +139,11 @@ class Starts:
             number = self.journal.record(shard, bucket, confirm=confirm)
         except JournalError as error:
             if self._journal_ready_at == -math.inf:
-                log.error("journal_not_writable", error=str(error), retry_after=self._retry)
+                self._report(JournalFailed(str(error), self._retry))
             self._journal_ready_at = trio.current_time() + self._retry
             return None
         if self._journal_ready_at > -math.inf:
-            log.info("journal_writable_again")
+            self._report(JournalRecovered())
             self._journal_ready_at = -math.inf
         now = trio.current_time()
         self.allowance.spend(now)
@@ -151,26 +163,21 @@ class Starts:
     def _warn_of_crash_loop(self, shard: int, now: float) -> None:
         eligible_at = self.eligible_at(shard)
         if eligible_at > now:
-            log.warning(
-                "crash_loop",
-                shard=shard,
-                level=self._restarts[shard].level,
-                next_grant_in=round(eligible_at - now),
-            )
+            self._report(CrashLooping(shard, self._restarts[shard].level, eligible_at - now))
 
     def _watch_usage(self, now: float) -> None:
-        """Log each time half of the starts are used, or the reserve is reached."""
+        """Report each time half of the starts are used, or the reserve is reached."""
         if not self.allowance.known:
             return
         level = usage(self.allowance, now)
         if level > self._usage:
-            log.warning(
-                "session_starts_reserve_reached"
-                if level is Usage.RESERVE_REACHED
-                else "session_starts_half_used",
-                remaining=self.allowance.remaining(now),
-                total=self.allowance.total,
-                reserve=self.allowance.reserved,
-                reset_after=round(self.allowance.reset_after(now)),
+            self._report(
+                UsageRose(
+                    level,
+                    remaining=self.allowance.remaining(now),
+                    total=self.allowance.total,
+                    reserve=self.allowance.reserved,
+                    reset_after=self.allowance.reset_after(now),
+                )
             )
         self._usage = level

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar, Protocol, Self
 
-from gateway_queue.pace import late
+from gateway_queue.queue.rules.pace import late
 
 # Discord counts session starts per 24 hours:
 # https://discord.com/developers/docs/events/gateway#session-start-limit-object

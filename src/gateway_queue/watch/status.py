@@ -6,8 +6,8 @@ from typing import Any
 import trio
 
 from gateway_queue import __version__
-from gateway_queue.queue import Queue
-from gateway_queue.standing import standings
+from gateway_queue.queue.queue import Queue
+from gateway_queue.queue.standing import standings
 
 # Seats described in one go: a few milliseconds at the most in which nothing is granted.
 SLICE = 250

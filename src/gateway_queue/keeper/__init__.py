@@ -1,0 +1,1 @@
+"""Where grants are recorded, so that they outlive the process."""

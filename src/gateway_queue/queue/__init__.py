@@ -1,0 +1,1 @@
+"""The heart: which shard may identify when. No HTTP, no disk, no Discord."""

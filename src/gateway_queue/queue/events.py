@@ -1,0 +1,123 @@
+"""What happens in the queue, as it is reported to whoever watches.
+
+The queue tells each event once, synchronously, and knows nothing of what is made of it:
+log lines, metrics, pages. Lengths are in seconds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway_queue.queue.rules.allowance import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A shard asked and took a seat; ``returns``: its old one."""
+
+    shard: int | None
+    bucket: int
+    position: int
+    returns: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A shard may identify. ``late``: since the grant could have been given."""
+
+    shard: int | None
+    bucket: int
+    waited: float
+    late: float
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A client left without a grant."""
+
+    shard: int | None
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
+class PutOff:
+    """A client was told to ask again, as it wanted to be."""
+
+    shard: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardMissing:
+    """A request named no shard although there are several buckets."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketsChanged:
+    """Discord changed max_concurrency; there were ``before`` buckets."""
+
+    max_concurrency: int
+    buckets: int
+    before: int
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidSession:
+    """A client reported that Discord answered its identify with an op 9."""
+
+    shard: int
+    bucket: int
+
+
+@dataclass(frozen=True, slots=True)
+class CrashLooping:
+    """A shard was granted too often, and is slowed down."""
+
+    shard: int
+    level: int
+    next_grant_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRose:
+    """Half of the session starts are used, or the reserve is reached."""
+
+    level: Usage
+    remaining: int
+    total: int
+    reserve: int
+    reset_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsUnread:
+    """A reading of Discord's session start limit failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalFailed:
+    """A grant could not be recorded; it is tried again after ``retry_after``."""
+
+    error: str
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRecovered:
+    """Grants can be recorded again."""
+
+
+Event = (
+    Queued
+    | Granted
+    | Left
+    | PutOff
+    | ShardMissing
+    | BucketsChanged
+    | InvalidSession
+    | CrashLooping
+    | UsageRose
+    | LimitsUnread
+    | JournalFailed
+    | JournalRecovered
+)
+
+Report = Callable[[Event], None]

@@ -1,0 +1,40 @@
+"""The durable record of grants, as the queue needs it; ``keeper/`` has the implementations."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class JournalError(Exception):
+    """The journal cannot be opened or written; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A grant of an earlier time, ``age`` seconds ago."""
+
+    number: int
+    age: float
+    shard: int | None
+    confirm: bool
+
+
+class Journal(Protocol):
+    """Records each grant before it is handed over. Every method may raise JournalError."""
+
+    name: str
+
+    def record(self, shard: int | None, bucket: int, *, confirm: bool = False) -> int:
+        """Write one grant durably and return its number; if that fails, nothing is written."""
+        ...
+
+    def check(self) -> None:
+        """Raise JournalError unless the journal can be written."""
+        ...
+
+    def counts_of_last_day(self) -> tuple[int, int]:
+        """How many grants the last 24 hours saw, and of how many shards."""
+        ...
+
+    def last_day(self) -> list[Past]:
+        """The grants of the last 24 hours, the oldest first."""
+        ...

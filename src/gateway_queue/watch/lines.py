@@ -1,0 +1,74 @@
+"""The log lines that the queue's events become."""
+
+import structlog
+
+from gateway_queue.queue.events import (
+    BucketsChanged,
+    CrashLooping,
+    Event,
+    Granted,
+    InvalidSession,
+    JournalFailed,
+    JournalRecovered,
+    Left,
+    PutOff,
+    Queued,
+    ShardMissing,
+    UsageRose,
+)
+from gateway_queue.queue.rules.allowance import Usage
+
+log = structlog.get_logger()
+
+
+def write(event: Event) -> None:  # noqa: C901 - one branch per kind of event
+    """Log an event, if it is one that operators care about."""
+    match event:
+        case Queued(shard, bucket, position, returns):
+            say = log.debug if returns else log.info
+            say(
+                "identify_returned" if returns else "identify_queued",
+                shard=shard,
+                bucket=bucket,
+                position=position,
+            )
+        case Granted(shard, bucket, waited, late):
+            log.info(
+                "identify_granted",
+                shard=shard,
+                bucket=bucket,
+                waited=round(waited, 3),
+                late=round(late, 6),
+            )
+        case Left(shard, waited):
+            log.info("identify_left", shard=shard, waited=round(waited, 3))
+        case PutOff(shard):
+            log.debug("identify_put_off", shard=shard)
+        case ShardMissing():
+            log.warning(
+                "shard_missing",
+                hint="a request named no shard, so it waits in bucket 0; with several buckets"
+                " that is not exact. Ask with /?shard=N",
+            )
+        case InvalidSession(shard, bucket):
+            log.warning("invalid_session_reported", shard=shard, bucket=bucket)
+        case CrashLooping(shard, level, next_grant_in):
+            log.warning("crash_loop", shard=shard, level=level, next_grant_in=round(next_grant_in))
+        case UsageRose(level, remaining, total, reserve, reset_after):
+            log.warning(
+                "session_starts_reserve_reached"
+                if level is Usage.RESERVE_REACHED
+                else "session_starts_half_used",
+                remaining=remaining,
+                total=total,
+                reserve=reserve,
+                reset_after=round(reset_after),
+            )
+        case BucketsChanged(max_concurrency, buckets, before):
+            log.info(
+                "buckets_changed", max_concurrency=max_concurrency, buckets=buckets, before=before
+            )
+        case JournalFailed(error, retry_after):
+            log.error("journal_not_writable", error=error, retry_after=retry_after)
+        case JournalRecovered():
+            log.info("journal_writable_again")
