@@ -19,7 +19,7 @@ from raw import (
     waiting,
 )
 
-from gateway_queue.http.connection import STREAMS_PER_CONNECTION
+from gateway_queue.http.http2 import STREAMS_PER_CONNECTION
 
 JSON = b'{"shard_id": 1, "token": "not yours"}'
 ONE = "Host: queue"

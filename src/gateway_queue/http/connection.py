@@ -14,13 +14,13 @@ import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
-from priority.priority import PriorityTree
+
+from gateway_queue.http.http2 import STREAMS_PER_CONNECTION, Http2
 
 log = structlog.get_logger()
 
@@ -33,10 +33,9 @@ BYTES_AT_ONCE = 2**13
 # What a client may send behind a request that still waits. Nobody does so on purpose.
 MOST_BYTES_BEHIND = 2**16
 
-# With Hypercorn's defaults (1000 requests a connection, 100 streams) a client that asks
-# for many shards on one connection is cut off or granted into nothing.
+# With Hypercorn's default of 1000 a client that asks for many shards on one connection is
+# cut off.
 REQUESTS_PER_CONNECTION = 2**62
-STREAMS_PER_CONNECTION = 10_000
 
 # Longer than the 5 s rhythm of identifies, so that a client that asks again in that
 # rhythm does not meet a connection that is just being closed (Hypercorn's default: 5).
@@ -190,33 +189,6 @@ class Connection(TCPServer):
         protocol = self.protocol.protocol
         if isinstance(protocol, H2Protocol) and protocol.idle and not protocol.closed:
             await self.protocol_send(Updated(idle=True))
-
-
-class _AnsweredStream:
-    """An HTTP/2 stream whose answer is given: what still comes for it is dropped."""
-
-    idle = True
-
-    async def handle(self, event: StreamEvent) -> None:
-        """Drop it."""
-
-
-class _Streams(dict[int, Any]):
-    def __missing__(self, stream_id: int) -> _AnsweredStream:
-        return _AnsweredStream()
-
-
-class Http2(H2Protocol):
-    """HTTP/2 for many waiting requests on one connection.
-
-    Hypercorn fails, and the connection with it, when a body arrives after its answer, and
-    at the 1,000th stream whatever the settings say (0.17, 0.18).
-    """
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.streams = _Streams()
-        self.priority = PriorityTree(maximum_streams=2 * STREAMS_PER_CONNECTION)
 
 
 class _Paused(EventWrapper):
