@@ -46,7 +46,7 @@ def _unfit(config: Config) -> str | None:
 app = create_app()
 app.asgi_lifespan_class = Lifespan
 core = trio.CancelScope()
-connection.repair()
+connection.install()
 
 
 @app.before_serving
@@ -67,7 +67,9 @@ async def stop() -> None:
 async def _run_core(settings: Settings, *, task_status: trio.TaskStatus[Bot]) -> None:
     try:
         with core:
-            await bot.run(settings, task_status=task_status)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(app.reader.run)
+                await bot.run(settings, task_status=task_status)
     except Exception as error:
         # Anything else that is raised here Hypercorn logs, and goes on serving.
         structlog.get_logger().exception("core_crashed")

@@ -53,7 +53,8 @@ async def serve(settings: Settings) -> None:
         sock = _listen(settings.host, settings.port)
         scheme = "http" if settings.certfile is None else "https"
         address = _address(sock, scheme)
-        connection.repair()
+        connection.install()
+        nursery.start_soon(app.reader.run)
         config = Config()
         config.bind = [f"fd://{sock.detach()}"]
         config.backlog = BACKLOG

@@ -24,6 +24,7 @@ DEFAULTS: dict[str, object] = {
     "PORT": 0,
     "GATEWAY_QUEUE_LOG_FORMAT": "json",
     "GATEWAY_QUEUE_JOURNAL": "memory",
+    "GATEWAY_QUEUE_LOG_LEVEL": "debug",
 }
 PATIENCE = 20.0  # seconds; Python with its imports needs some of them on a busy machine
 

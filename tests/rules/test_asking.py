@@ -1,7 +1,7 @@
 """What a request asks for, whatever bytes it is made of."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, get_args
 from urllib.parse import quote_from_bytes, urlencode
 
 import pytest
@@ -19,6 +19,7 @@ from gateway_queue.http.asking import (
     confirmation_of,
     path_of,
 )
+from gateway_queue.queue.rules.pace import Outcome
 
 T = TypeVar("T")
 
@@ -90,11 +91,19 @@ def test_a_confirmation_that_kept_its_prefix_takes_no_turn() -> None:
     assert ask_of("/queue/confirm", b"shard=0") is None
 
 
-@given(shard=SHARDS, invalid_session=st.booleans())
-def test_a_confirmation_is_understood(shard: int, *, invalid_session: bool) -> None:
-    query = b"shard=%d%s" % (shard, b"&outcome=invalid_session" if invalid_session else b"")
+@given(
+    shard=SHARDS,
+    grant=st.none() | st.integers(0, 2**53),
+    outcome=st.none() | st.sampled_from(get_args(Outcome)),
+)
+def test_a_confirmation_is_understood(
+    shard: int, grant: int | None, outcome: Outcome | None
+) -> None:
+    given = {"shard": shard, "grant": grant, "outcome": outcome}
+    query = urlencode({name: value for name, value in given.items() if value is not None})
 
-    assert confirmation_of(query) == Confirmation(shard, invalid_session)
+    said = Confirmation(shard, grant, outcome or "identified")
+    assert confirmation_of(query.encode()) == said
 
 
 @pytest.mark.parametrize("wait", ["19.999731540679932", "1e-05", "5E-3", "86400", "8.64e4"])

@@ -22,7 +22,7 @@ from gateway_queue.queue.rules.allowance import (
     usage,
 )
 from gateway_queue.queue.rules.crash_loop import HOUR, CrashLoop, Restarts
-from gateway_queue.queue.rules.pace import Layout, Pace, Spacing, late
+from gateway_queue.queue.rules.pace import Layout, Outcome, Pace, Spacing, late
 
 # A monotonic clock may start anywhere; the larger its numbers, the coarser they are.
 moments = st.floats(0, 1e6) | st.floats(1e9, 2e9)
@@ -201,22 +201,48 @@ class TestConfirmation:
         pace.confirm(1, 9.0)
         assert pace.ready_at == late(9.0 + 5.3)
 
-    def test_what_is_said_before_the_hand_over_is_about_an_earlier_grant(self) -> None:
+    @pytest.mark.parametrize(("outcome", "seconds"), [("identified", 5.3), ("ready", 5.0)])
+    def test_what_overtakes_the_end_of_its_answer_counts_from_the_hand_over(
+        self, outcome: Outcome, seconds: float
+    ) -> None:
         pace = Pace(SPACING, opens_at=0.0)
         pace.grant(1, 0.0, confirm=True)
-        pace.confirm(1, 0.2)
+        pace.confirm(1, 0.2, outcome)
         assert pace.ready_at == math.inf
         pace.handed_over(1, 0.9)
+        assert pace.ready_at == late(0.9 + seconds)
+
+    def test_an_op_9_that_overtakes_the_end_of_an_answer_is_about_an_earlier_grant(self) -> None:
+        pace = Pace(SPACING, opens_at=0.0)
+        pace.grant(1, 0.0, confirm=True)
+        pace.confirm(1, 0.2, "invalid_session")
+        pace.handed_over(1, 0.9)
         assert pace.ready_at == late(0.9 + 10.0)
+
+    def test_a_grant_that_is_handed_over_at_once_is_in_no_hand(self) -> None:
+        pace = Pace(SPACING, opens_at=0.0)
+        pace.grant(1, 3.0, in_hand=False)
+        assert pace.ready_at == late(3.0 + 5.5)
+
+    def test_ready_ends_a_hold_and_needs_nothing_for_the_way(self) -> None:
+        pace = confirming_pace()
+        pace.confirm(1, 1.0, "ready")
+        assert pace.ready_at == late(1.0 + 5.0)
+
+    def test_ready_after_the_confirmation_only_opens_later(self) -> None:
+        pace = confirming_pace()
         pace.confirm(1, 1.0)
+        pace.confirm(1, 1.2, "ready")
         assert pace.ready_at == late(1.0 + 5.3)
+        pace.confirm(1, 2.0, "ready")
+        assert pace.ready_at == late(2.0 + 5.0)
 
     def test_a_report_of_an_op_9_ends_no_hold(self) -> None:
         """It may be about the identify before."""
         pace = confirming_pace()
-        pace.confirm(1, 1.0, ends_hold=False)
+        pace.confirm(1, 1.0, "invalid_session")
         assert pace.ready_at == late(10.0)
-        pace.confirm(1, 9.0, ends_hold=False)
+        pace.confirm(1, 9.0, "invalid_session")
         assert pace.ready_at == late(9.0 + 5.3)
 
 

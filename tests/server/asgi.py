@@ -14,6 +14,7 @@ class Connection:
     """What the app may do to the connection."""
 
     was_cut: bool = False
+    peer: str = "127.0.0.1:1"
 
     def cut(self) -> None:
         self.was_cut = True

@@ -12,7 +12,8 @@ from asgi import Answer, Call
 from serving import GATEWAY, INTERVAL, MOMENT, limit, serving
 from structlog.testing import capture_logs
 
-from gateway_queue.http.app import ANSWER_SECONDS, GRANTED
+from gateway_queue.http.answers import GRANTED
+from gateway_queue.http.app import ANSWER_SECONDS
 from gateway_queue.keeper.sqlite import SQLiteJournal
 from gateway_queue.queue.rules.allowance import READING_LAG
 

@@ -132,11 +132,23 @@ async def test_a_hundred_thousand_absent_seats_cost_a_grant_next_to_nothing() ->
         await grant_among_absent_seats()
 
 
+class Nobody:
+    """A client who has asked and gone."""
+
+    peer = "nobody"
+
+    def has_left(self) -> bool:
+        return True
+
+    def hand_over(self, grant: int) -> bool:
+        raise AssertionError(f"it is gone, and got grant {grant}")
+
+
 async def grant_among_absent_seats() -> None:
     async with serving(token=True, interval=0.001, seat_ttl=3600) as client:
         queue = client.app.bot.queue
         for shard in range(100_000):
-            with queue.turn(shard):
+            with queue.turn(shard, Nobody()):
                 pass
         await trio.sleep(MOMENT)
         assert queue.buckets[0].line.away == 100_000

@@ -8,12 +8,8 @@ what a request opted in to with ``wait``.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
 from hmac import compare_digest
 from importlib.resources import files
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -23,30 +19,32 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from gateway_queue.http.asking import Ask, Problem, ask_of, confirmation_of, path_of
-from gateway_queue.queue.standing import Standing, standing_of
+from gateway_queue.http.answers import JSON, Answer
+from gateway_queue.http.asking import (
+    Problem,
+    ask_of,
+    confirmation_of,
+    path_of,
+    refuse_other_sites,
+)
+from gateway_queue.http.holding import hold
+from gateway_queue.http.reader import Reader
+from gateway_queue.http.wire import patience
 from gateway_queue.watch import scrape, status
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 
     from gateway_queue.bot import Bot
-    from gateway_queue.http.connection import Connection
+    from gateway_queue.http.stack import HypercornConnection
 
 log = structlog.get_logger()
-
-# The original's answer, to the letter.
-GRANTED = b'{"message": "You\'re free to connect now! :)"}'
 
 # What all of this looks like from outside.
 OPENAPI = files("gateway_queue.http").joinpath("openapi.json").read_bytes()
 
-JSON = "application/json"
 PROBLEM = "application/problem+json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
-
-# Whatever the position: the place is kept, so the best is to ask again at once.
-ASK_AGAIN = {"Retry-After": "1", "X-Retry-After-Ms": "1"}
 
 # Probes have no key.
 OPEN_TO_ALL = frozenset({"/healthz", "/readyz"})
@@ -61,70 +59,34 @@ class HTTPConnection(TrioASGIHTTPConnection):
     app: "App"
 
     async def __call__(self, receive: "ASGIReceiveCallable", send: "ASGISendCallable") -> None:
+        headers = dict(reversed([(n.lower(), v) for n, v in self.scope["headers"]]))  # the first
+        client = _Client(self._connection, receive, send)
         try:
-            self.scope["path"] = path_of(self.scope["path"])
-            self._check_key()
-            ask = ask_of(self.scope["path"], self.scope["query_string"])
+            path = self.scope["path"] = path_of(self.scope["path"])
+            if path not in OPEN_TO_ALL:
+                self._check_key(headers.get(b"authorization"))
+            ask = ask_of(path, self.scope["query_string"])
+            if ask is not None or path == "/confirm":
+                refuse_other_sites(headers)
         except Problem as problem:
-            headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
-            await self._answer(send, problem.status, problem.body, PROBLEM, headers)
+            more = ((b"www-authenticate", b"Bearer"),) if problem.status == 401 else ()
+            await client.answer(Answer.of(problem.status, problem.body, PROBLEM, more))
             return
         if ask is None:
             await super().__call__(receive, send)
-            return
-        try:
-            await self._hold(ask, receive, send)
-        except Exception:
-            # Unanswered: Hypercorn would send a 500, and old clients would identify.
-            log.exception("request_failed", shard=ask.shard)
-            self._connection.cut()
-
-    async def _hold(
-        self, ask: Ask, receive: "ASGIReceiveCallable", send: "ASGISendCallable"
-    ) -> None:
-        queue = self.app.bot.queue
-        with queue.turn(ask.shard, confirm=ask.confirm, patient=ask.wait is not None) as turn:
-            if ask.wait is not None:
-                turn.waiting.deadline = turn.arrived_at + ask.wait
-            left = not await turn.wait(partial(_gone, receive))
-            standing = standing_of(turn, queue) if turn.was_put_off else None
-            if turn.grant is not None:
-                await self._answer(send, 200, GRANTED, JSON)
-        # Out of the line, or it might be granted while it is being told to ask again.
-        if standing is not None:
-            await self._answer(send, 202, _put_off(standing), JSON, ASK_AGAIN)
-        elif left:
+        elif not await hold(ask, self.app.bot.queue, client):
             await self._connection.request_left()
 
     @property
-    def _connection(self) -> "Connection":
-        return cast("Connection", self.scope["state"]["connection"])
+    def _connection(self) -> "HypercornConnection":
+        return cast("HypercornConnection", self.scope["state"]["connection"])
 
-    def _check_key(self) -> None:
-        key = self.app.api_key
-        if key is None or self.scope["path"] in OPEN_TO_ALL:
+    def _check_key(self, authorization: bytes | None) -> None:
+        if self.app.lets_in(authorization):
             return
-        for name, value in self.scope["headers"]:
-            scheme, _, given = value.partition(b" ")
-            if name.lower() == b"authorization" and scheme.lower() == b"bearer":
-                if compare_digest(given.strip(), key.encode()):
-                    return
-                raise Problem(401, "the API key is not the one this server expects")
-        raise Problem(401, "this server wants an API key: Authorization: Bearer <key>")
-
-    async def _answer(
-        self,
-        send: "ASGISendCallable",
-        code: int,
-        body: bytes,
-        content_type: str,
-        headers: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        headers = {"Content-Type": content_type, "Content-Length": str(len(body)), **headers}
-        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        with self._in_time():
-            await send({"type": "http.response.start", "status": code, "headers": raw})
-            await send({"type": "http.response.body", "body": body, "more_body": False})
+        if authorization is None:
+            raise Problem(401, "this server wants an API key: Authorization: Bearer <key>")
+        raise Problem(401, "the API key is not the one this server expects")
 
     async def _send_response(self, send: "ASGISendCallable", response: Any) -> None:
         """Send a page.
@@ -135,41 +97,95 @@ class HTTPConnection(TrioASGIHTTPConnection):
         """
 
         async def finish(message: Any) -> None:
-            with self._in_time() as patience:
-                patience.shield = True
+            async with patience(ANSWER_SECONDS, self._connection.cut) as nursery:
+                nursery.cancel_scope.shield = True
                 await send(message)
 
         await super()._send_response(cast("ASGISendCallable", finish), response)
 
-    @contextmanager
-    def _in_time(self) -> Iterator[trio.CancelScope]:
-        """Cut the connection of a client that does not take its answer."""
-        with trio.move_on_after(ANSWER_SECONDS) as patience:
-            yield patience
-        if patience.cancelled_caught:
-            log.warning("answer_not_taken", after=ANSWER_SECONDS)
+
+class _Client:
+    """Who asks for a turn through Hypercorn."""
+
+    def __init__(
+        self,
+        connection: "HypercornConnection",
+        receive: "ASGIReceiveCallable",
+        send: "ASGISendCallable",
+    ) -> None:
+        self._connection = connection
+        self._receive = receive
+        self._send = send
+
+    @property
+    def peer(self) -> str:
+        return self._connection.peer
+
+    def has_left(self) -> bool:
+        return False  # only Hypercorn can tell, and does
+
+    def hand_over(self, grant: int) -> bool:  # noqa: ARG002
+        return False  # Hypercorn's way of sending has to wait
+
+    async def leaving(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def answer(self, answer: Answer) -> None:
+        too_slow = False
+
+        def give_up() -> None:
+            nonlocal too_slow
+            too_slow = True
             self._connection.cut()
+
+        headers = list(answer.headers)
+        async with patience(ANSWER_SECONDS, give_up):
+            await self._send(
+                {"type": "http.response.start", "status": answer.status, "headers": headers}
+            )
+            await self._send(
+                {"type": "http.response.body", "body": answer.body, "more_body": False}
+            )
+        if too_slow:
+            raise trio.TooSlowError
+
+    def cut(self) -> None:
+        self._connection.cut()
 
 
 class WebSocketConnection(TrioASGIWebsocketConnection):
     """No WebSocket is served here, and any answer may be read as permission."""
 
     async def __call__(self, receive: Any, send: Any) -> None:  # noqa: ARG002
-        connection: Connection = self.scope["state"]["connection"]
+        connection: HypercornConnection = self.scope["state"]["connection"]
         connection.cut()
 
 
 class App(QuartTrio):
-    """The app. ``bot`` is to be set before it serves; ``api_key`` None lets all in."""
+    """The app. ``bot`` is to be set before it serves, and the ``reader`` to be run.
+
+    ``api_key`` None lets everybody in.
+    """
 
     asgi_http_class = HTTPConnection
     asgi_websocket_class = WebSocketConnection
     bot: "Bot"
     api_key: str | None = None
+    reader: Reader
+
+    def lets_in(self, authorization: bytes | None) -> bool:
+        """Whether this header has the API key, or none is needed."""
+        if self.api_key is None:
+            return True
+        scheme, _, given = (authorization or b"").partition(b" ")
+        is_key = compare_digest(given.strip(), self.api_key.encode())
+        return scheme.lower() == b"bearer" and is_key
 
 
 def create_app() -> App:
     app = App("gateway_queue", static_folder=None)
+    app.reader = Reader()
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # a wrong method is told so
     app.register_error_handler(Problem, _problem_page)
     app.register_error_handler(HTTPException, _error_page)
@@ -204,8 +220,9 @@ def create_app() -> App:
     @app.post("/confirm")
     async def confirm() -> Response:
         said = confirmation_of(request.query_string)
-        if not app.bot.queue.confirm(said.shard, invalid_session=said.invalid_session):
-            raise Problem(404, f"shard {said.shard} has no grant of the last 15 minutes")
+        if not app.bot.queue.confirm(said.shard, said.outcome, said.grant):
+            which = "" if said.grant is None else f" number {said.grant}"
+            raise Problem(404, f"shard {said.shard} has no grant{which} of the last 15 minutes")
         return Response(b"", status=204)
 
     return app
@@ -213,21 +230,6 @@ def create_app() -> App:
 
 async def _openapi() -> Response:
     return Response(OPENAPI, content_type=JSON)
-
-
-async def _gone(receive: "ASGIReceiveCallable") -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _put_off(standing: Standing) -> bytes:
-    body = {
-        "message": "Not yet: ask again, your place is kept.",
-        "position": standing.position,
-        "expected_in": standing.expected_in,
-        "reason": standing.reason,
-    }
-    return json.dumps(body).encode()
 
 
 async def _problem_page(problem: Problem) -> Response:

@@ -5,7 +5,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from urllib.parse import parse_qsl, urlsplit
+from typing import cast, get_args
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from gateway_queue.queue.rules.pace import Outcome
 
 # These never grant, with or without a shard.
 RESERVED = frozenset(
@@ -20,6 +23,8 @@ RESERVED = frozenset(
         "/status",
     }
 )
+
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
 LARGEST_SHARD = 2**32 - 1
 LONGEST_WAIT = 86_400
@@ -46,10 +51,17 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """The shard has sent its identify; ``invalid_session``: Discord answered with an op 9."""
+    """What a client says of its shard's grant; ``grant`` is the number in the answer, if given."""
 
     shard: int
-    invalid_session: bool
+    grant: int | None
+    outcome: Outcome
+
+
+def split(target: bytes) -> tuple[str, bytes]:
+    """The path and the query of a request target in ASCII, as Hypercorn gives them to the app."""
+    path, _, query = target.partition(b"?")
+    return unquote(path.decode("ascii")), query
 
 
 def path_of(target: str) -> str:
@@ -93,13 +105,30 @@ def ask_of(path: str, query: bytes) -> Ask | None:
 
 def confirmation_of(query: bytes) -> Confirmation:
     """Raises Problem if it is not said well which shard has identified."""
-    given = _parameters(query, {"shard", "outcome"})
+    given = _parameters(query, {"shard", "grant", "outcome"})
     if "shard" not in given:
         raise Problem(400, "shard is missing; confirm with POST /confirm?shard=42")
-    outcome = given.get("outcome")
-    if outcome is not None:
-        _choice("outcome", outcome, ("invalid_session",))
-    return Confirmation(_shard(given["shard"]), invalid_session=outcome is not None)
+    return Confirmation(
+        _shard(given["shard"]),
+        _grant(given["grant"]) if "grant" in given else None,
+        cast("Outcome", _choice("outcome", given.get("outcome", "identified"), OUTCOMES)),
+    )
+
+
+def refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
+    """Raise Problem for what a web page of another site has a person's browser ask.
+
+    Browsers say where a request comes from; no bot does.
+    https://developer.mozilla.org/en-US/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site
+    """
+    site = headers.get(b"sec-fetch-site")
+    origin = headers.get(b"origin")
+    if site is not None:
+        is_ours = site in {b"same-origin", b"none"}
+    else:
+        is_ours = origin is None or origin.partition(b"://")[2] == headers.get(b"host")
+    if not is_ours:
+        raise Problem(403, "a web page of another site may not take turns or confirm them")
 
 
 def _parameters(query: bytes, names: set[str]) -> Mapping[str, str]:
@@ -120,6 +149,15 @@ def _shard(text: str) -> int:
         400,
         f"shard is {text[:40]!r}; it must be a whole number from 0 to {LARGEST_SHARD},"
         " for example /?shard=42",
+    )
+
+
+def _grant(text: str) -> int:
+    if re.fullmatch("[0-9]{1,18}", text):
+        return int(text)
+    raise Problem(
+        400,
+        f"grant is {text[:40]!r}; it must be the number of the answer's X-Gateway-Queue-Grant",
     )
 
 

@@ -13,20 +13,29 @@ from typing import Protocol
 
 import trio
 
-from gateway_queue.queue.events import Granted, Report
+from gateway_queue.queue.events import AskedTwice, Granted, Report
 from gateway_queue.queue.rules.line import Line
 from gateway_queue.queue.rules.pace import Pace
 from gateway_queue.queue.starts import Starts
-from gateway_queue.queue.turn import Turn
+from gateway_queue.queue.turn import Client, Turn
 
 # Seconds for which to sleep in one go, where a grant is due at the end.
 LONG_WAIT = 0.1
 
+# Arrivals seated, or departures noticed, before others get their turn: a millisecond or two.
+PORTION = 100
 
-class Seating(Protocol):
-    """Seats a turn in the line of the bucket that its shard has now, and returns that."""
 
-    def __call__(self, turn: Turn) -> "Bucket": ...
+class Usher(Protocol):
+    """Leads turns to their seats and out, whatever the buckets are at the moment."""
+
+    def seat(self, turn: Turn) -> "Bucket":
+        """Seat a turn in the bucket that its shard has now, if it is not yet; returns that."""
+        ...
+
+    def dismiss(self, turn: Turn) -> None:
+        """Take the turn of a client who left out of the line."""
+        ...
 
 
 class Bucket:
@@ -40,15 +49,16 @@ class Bucket:
         line: Line[Turn],
         starts: Starts,
         report: Report,
-        seat: Seating,
+        usher: Usher,
     ) -> None:
         self.index = index
         self.pace = pace
         self.line = line
         self._starts = starts
         self._report = report
-        self._seat = seat
+        self._usher = usher
         self._asleep = trio.CancelScope()
+        self._asked_twice: set[int] = set()  # shards that were warned of
         self._due_at = math.inf  # when a grant was due, when that was last considered
         self.hand_in, self._arrivals = trio.open_memory_channel[Turn](math.inf)
 
@@ -57,7 +67,7 @@ class Bucket:
         while True:
             with trio.CancelScope(deadline=self._next_look_at()) as self._asleep:
                 self._take(await self._arrivals.receive())
-            self.take_arrivals()
+            self.take_arrivals(PORTION)
             now = trio.current_time()
             self.line.forget(now)
             if self.may_grant_at(now) <= now:
@@ -67,11 +77,12 @@ class Bucket:
         """Wake the bucket: something that it sleeps for has changed."""
         self._asleep.cancel()
 
-    def take_arrivals(self) -> None:
-        """Seat everybody who is in the channel."""
+    def take_arrivals(self, at_most: float = math.inf) -> None:
+        """Seat whoever is in the channel."""
         with suppress(trio.WouldBlock):
-            while True:
+            while at_most > 0:
                 self._take(self._arrivals.receive_nowait())
+                at_most -= 1
 
     def may_grant_at(self, now: float) -> float:
         """When a shard that is not slowed down may be granted; inf if the clock can't tell."""
@@ -118,21 +129,41 @@ class Bucket:
         return self.line.next(lambda shard: self._starts.eligible_at(shard) <= now)
 
     def _take(self, turn: Turn) -> None:
-        bucket = self._seat(turn)
+        bucket = self._usher.seat(turn)
         if bucket is not self:  # the buckets changed while the turn was in the channel
             bucket.look_again()
 
     def _grant_next(self, now: float) -> None:
-        turn = self._next(now)
+        """Pick, record and hand over: no other task can run in between."""
+        turn = self._next_who_is_here(now)
         if turn is None:
             return
         could_at = max(turn.arrived_at, min(self._due_at, now))
         number = self._starts.spend(turn.shard, self.index, confirm=turn.confirm)
         if number is None:
             return
-        now = trio.current_time()
         self.line.grant(turn)
-        self.pace.grant(number, now, confirm=turn.confirm)
+        turn.is_in_line = False
         turn.grant = number
+        turn.is_handed_over = turn.client.hand_over(number)
+        now = trio.current_time()
+        self.pace.grant(number, now, confirm=turn.confirm, in_hand=not turn.is_handed_over)
         turn.waiting.cancel()
         self._report(Granted(turn.shard, self.index, now - turn.arrived_at, now - could_at))
+        if turn.shard is not None and (other := self.line.newest(turn.shard)):
+            self._warn_of_second_client(turn.shard, turn.client, other.client)
+
+    def _warn_of_second_client(self, shard: int, granted: Client, waiting: Client) -> None:
+        if shard not in self._asked_twice:
+            self._asked_twice.add(shard)
+            self._report(AskedTwice(shard, granted.peer, waiting.peer))
+
+    def _next_who_is_here(self, now: float) -> Turn | None:
+        """Whose turn it is; whoever is seen to have hung up loses theirs, not a session start."""
+        for _ in range(PORTION):
+            turn = self._next(now)
+            if turn is None or not turn.client.has_left():
+                return turn
+            turn.leave()
+            self._usher.dismiss(turn)
+        return None  # the others are looked at in a moment

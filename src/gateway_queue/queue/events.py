@@ -6,6 +6,7 @@ log lines, metrics, pages. Lengths are in seconds.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from gateway_queue.queue.rules.allowance import Usage
 
@@ -68,6 +69,24 @@ class InvalidSession:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfirmationIgnored:
+    """What a client said of a grant changed nothing: it was an earlier one, or too long ago."""
+
+    shard: int
+    grant: int
+    why: Literal["outdated", "late"]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedTwice:
+    """Two clients wait for one shard, which will be granted twice."""
+
+    shard: int
+    granted: str
+    waiting: str
+
+
+@dataclass(frozen=True, slots=True)
 class CrashLooping:
     """A shard was granted too often, and is slowed down."""
 
@@ -113,6 +132,8 @@ Event = (
     | ShardMissing
     | BucketsChanged
     | InvalidSession
+    | ConfirmationIgnored
+    | AskedTwice
     | CrashLooping
     | UsageRose
     | LimitsUnread

@@ -12,6 +12,7 @@ import trio
 from gateway_queue.queue.bucket import Bucket
 from gateway_queue.queue.events import (
     BucketsChanged,
+    ConfirmationIgnored,
     InvalidSession,
     Left,
     PutOff,
@@ -21,9 +22,13 @@ from gateway_queue.queue.events import (
 )
 from gateway_queue.queue.rules.allowance import SessionStartLimit
 from gateway_queue.queue.rules.line import Line, respread
-from gateway_queue.queue.rules.pace import Layout, Pace, Spacing, late
+from gateway_queue.queue.rules.pace import Layout, Outcome, Pace, Spacing, late
 from gateway_queue.queue.starts import Starts
-from gateway_queue.queue.turn import Turn
+from gateway_queue.queue.turn import Client, Turn
+
+# How long after a grant what its client says of it counts, in seconds. Each repetition moves
+# the bucket's opening later, so a client that confirms on each heartbeat would shut it for all.
+CONFIRM_WITHIN = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class Queue:
         self._seats = count(1)
         self._resized = trio.Event()
         self._warned_of_numberless = False
+        self._repeated: dict[int, int] = {}  # grants that were confirmed for too long, by shard
         opens_at = late(
             max(self.started_at + interval, starts.latest_unconfirmed + self.spacing.hold)
         )
@@ -72,11 +78,18 @@ class Queue:
                 self._resized = trio.Event()
                 nursery.cancel_scope.cancel()
 
-    def turn(self, shard: int | None, *, confirm: bool = False, patient: bool = False) -> Turn:
+    def turn(
+        self,
+        shard: int | None,
+        client: Client,
+        *,
+        confirm: bool = False,
+        wait: float | None = None,
+    ) -> Turn:
         """A turn that waits in the line of the shard's bucket, to be used as a context."""
         if shard is None:
             self._warn_of_numberless()
-        turn = Turn(shard, confirm=confirm, patient=patient, done=self._done)
+        turn = Turn(shard, client, confirm=confirm, wait=wait, done=self._done)
         self.bucket_of(shard).hand_in.send_nowait(turn)
         return turn
 
@@ -92,21 +105,28 @@ class Queue:
         for bucket in self.buckets:
             bucket.look_again()
 
-    def confirm(self, shard: int, *, invalid_session: bool = False) -> bool:
-        """The shard has sent the identify of its latest grant; False if there is no such grant.
+    def confirm(
+        self, shard: int, outcome: Outcome = "identified", grant: int | None = None
+    ) -> bool:
+        """Take what a client says of its shard's grant; False if there is no such grant.
 
-        It may be said again, at READY for example. ``invalid_session``: Discord answered it
-        with an op 9; as that may be about an earlier grant, it ends no hold.
+        Without ``grant``, its number, the shard's latest is meant. What is said of an earlier
+        one, or for longer than any identify takes, changes nothing.
         """
         now = trio.current_time()
-        grant = self.starts.latest(shard, now)
-        if grant is None:
+        latest = self.starts.latest(shard, now)
+        if latest is None or (grant is not None and grant > latest.number):
             return False
         bucket = self.bucket_of(shard)
-        bucket.pace.confirm(grant.number, now, ends_hold=not invalid_session)
-        bucket.look_again()
-        if invalid_session:
+        if outcome == "invalid_session":
             self.report(InvalidSession(shard, bucket.index))
+        if grant is not None and grant < latest.number:
+            self.report(ConfirmationIgnored(shard, grant, "outdated"))
+        elif now > latest.at + CONFIRM_WITHIN:
+            self._warn_of_repetition(shard, latest.number)
+        else:
+            bucket.pace.confirm(latest.number, now, outcome)
+            bucket.look_again()
         return True
 
     def end(self) -> None:
@@ -121,31 +141,41 @@ class Queue:
     def seat(self, turn: Turn) -> Bucket:
         """Seat a turn in the line of the bucket that its shard has now, if it is not yet."""
         bucket = self.bucket_of(turn.shard)
-        if turn.seated:
+        if turn.is_in_line is not None:
             return bucket
         returns = bucket.line.arrive(turn)
-        turn.seated = True
+        turn.is_in_line = True
         if turn.patient and self.ending:
             turn.waiting.cancel()
         position = bucket.line.position(turn)
         self.report(Queued(turn.shard, bucket.index, position, returns))
         return bucket
 
-    def _done(self, turn: Turn) -> None:
+    def dismiss(self, turn: Turn) -> None:
+        """Take a turn without a grant out of the line; its seat is kept for a while."""
         now = trio.current_time()
-        if turn.grant is None:
-            bucket = self.seat(turn)
-            if not bucket.line.away:
-                bucket.look_again()  # from now on there is a seat to be forgotten one day
-            bucket.line.leave(turn, now)
-            if turn.was_put_off:
-                self.report(PutOff(turn.shard))
-            else:
-                self.report(Left(turn.shard, now - turn.arrived_at))
-            return
+        bucket = self.seat(turn)
+        if not bucket.line.away:
+            bucket.look_again()  # from now on there is a seat to be forgotten one day
+        bucket.line.leave(turn, now)
+        turn.is_in_line = False
+        if turn.was_put_off:
+            self.report(PutOff(turn.shard))
+        else:
+            self.report(Left(turn.shard, now - turn.arrived_at))
+
+    def _done(self, turn: Turn) -> None:
+        if turn.grant is not None:
+            if not turn.is_handed_over:
+                self._handed_over(turn.grant)
+        elif turn.is_in_line is not False:
+            self.dismiss(turn)
+
+    def _handed_over(self, grant: int) -> None:
+        now = trio.current_time()
         for bucket in self.buckets:  # after a resize it may be in hand in all of them
-            if turn.grant in bucket.pace.in_hand:
-                bucket.pace.handed_over(turn.grant, now)
+            if grant in bucket.pace.in_hand:
+                bucket.pace.handed_over(grant, now)
                 bucket.look_again()
 
     def _resize(self, layout: Layout) -> None:
@@ -171,8 +201,13 @@ class Queue:
             line=Line(self._seats, self._seat_ttl),
             starts=self.starts,
             report=self.report,
-            seat=self.seat,
+            usher=self,
         )
+
+    def _warn_of_repetition(self, shard: int, grant: int) -> None:
+        if self._repeated.get(shard) != grant:
+            self._repeated[shard] = grant
+            self.report(ConfirmationIgnored(shard, grant, "late"))
 
     def _warn_of_numberless(self) -> None:
         if len(self.buckets) > 1 and not self._warned_of_numberless:

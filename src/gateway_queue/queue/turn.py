@@ -2,42 +2,76 @@
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import trio
+
+
+class Client(Protocol):
+    """Whoever waits, as far as the queue needs to know."""
+
+    @property
+    def peer(self) -> str:
+        """Its address, for people to read."""
+        ...
+
+    def has_left(self) -> bool:
+        """Whether a look at its connection shows, without waiting, that it has hung up."""
+        ...
+
+    def hand_over(self, grant: int) -> bool:
+        """Give it the grant with this number without waiting; False where that cannot be done.
+
+        True where it has hung up meanwhile, too: then nothing is left to be done.
+        """
+        ...
 
 
 class Turn:
     """A place in line, for as long as its context lasts.
 
-    The body of the context waits, and hands the grant over to the client: the interval to
-    the bucket's next grant counts from its end. ``grant`` is the grant's number in the
-    journal, None until there is one. ``confirm``: the client will say when it has sent its
-    identify. ``patient``: it may be told to ask again later.
+    The body of the context waits, and hands the grant over to the client unless the bucket
+    has: the interval to the bucket's next grant counts from its end. ``grant`` is the grant's
+    number in the journal, None until there is one. ``confirm``: the client will say when it
+    has sent its identify. ``wait``: after so many seconds it wants to be told to ask again.
     """
 
     # Thousands of these wait at once.
     __slots__ = (
         "_done",
+        "_left",
         "arrived_at",
+        "client",
         "confirm",
         "grant",
+        "is_handed_over",
+        "is_in_line",
         "patient",
-        "seated",
         "shard",
         "waiting",
     )
 
     def __init__(
-        self, shard: int | None, *, confirm: bool, patient: bool, done: Callable[["Turn"], None]
+        self,
+        shard: int | None,
+        client: Client,
+        *,
+        confirm: bool,
+        wait: float | None,
+        done: Callable[["Turn"], None],
     ) -> None:
         self.shard = shard
+        self.client = client
         self.confirm = confirm
-        self.patient = patient
+        self.patient = wait is not None
         self.arrived_at = trio.current_time()
         self.waiting = trio.CancelScope()  # the grant cancels it
-        self.seated = False
+        if wait is not None:
+            self.waiting.deadline = self.arrived_at + wait
+        self.is_in_line: bool | None = None  # None: not yet seated
+        self.is_handed_over = False
         self.grant: int | None = None
+        self._left = False
         self._done = done
 
     def __enter__(self) -> Self:
@@ -52,12 +86,22 @@ class Turn:
         self._done(self)
 
     @property
+    def has_left(self) -> bool:
+        """The client hung up before it was granted."""
+        return self._left and self.grant is None
+
+    @property
     def was_put_off(self) -> bool:
         """The client waited for as long as it wanted to, and is to ask again."""
-        return self.grant is None and self.waiting.cancelled_caught
+        return self.grant is None and not self._left and self.waiting.cancelled_caught
 
-    async def wait(self, gone: Callable[[], Awaitable[object]] = trio.sleep_forever) -> bool:
-        """Wait for the grant, or for ``gone`` to return because the client left: then False."""
+    async def wait(self, leaving: Callable[[], Awaitable[object]]) -> None:
+        """Wait for the grant, for as long as the client wants to, or until it is leaving."""
         with self.waiting:
-            await gone()
-        return self.waiting.cancelled_caught
+            await leaving()
+            self._left = True
+
+    def leave(self) -> None:
+        """The bucket saw that the client has hung up, before its connection did."""
+        self._left = True
+        self.waiting.cancel()

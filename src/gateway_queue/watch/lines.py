@@ -3,7 +3,9 @@
 import structlog
 
 from gateway_queue.queue.events import (
+    AskedTwice,
     BucketsChanged,
+    ConfirmationIgnored,
     CrashLooping,
     Event,
     Granted,
@@ -20,13 +22,17 @@ from gateway_queue.queue.rules.allowance import Usage
 
 log = structlog.get_logger()
 
+IGNORED = {
+    "outdated": "it was about an earlier grant of the shard",
+    "late": "its grant is more than a minute old; confirm once, when the identify is sent",
+}
 
-def write(event: Event) -> None:  # noqa: C901 - one branch per kind of event
+
+def write(event: Event) -> None:  # noqa: C901, PLR0912 - one branch per kind of event
     """Log an event, if it is one that operators care about."""
     match event:
         case Queued(shard, bucket, position, returns):
-            say = log.debug if returns else log.info
-            say(
+            log.debug(
                 "identify_returned" if returns else "identify_queued",
                 shard=shard,
                 bucket=bucket,
@@ -52,6 +58,18 @@ def write(event: Event) -> None:  # noqa: C901 - one branch per kind of event
             )
         case InvalidSession(shard, bucket):
             log.warning("invalid_session_reported", shard=shard, bucket=bucket)
+        case ConfirmationIgnored(shard, grant, why):
+            say = log.debug if why == "outdated" else log.warning
+            say("confirmation_ignored", shard=shard, grant=grant, hint=IGNORED[why])
+        case AskedTwice(shard, granted, waiting):
+            log.warning(
+                "shard_asked_twice",
+                shard=shard,
+                granted=granted,
+                waiting=waiting,
+                hint="two clients ask for this shard, and each identify ends the other's session;"
+                " is the bot started twice, or does each process run all shards?",
+            )
         case CrashLooping(shard, level, next_grant_in):
             log.warning("crash_loop", shard=shard, level=level, next_grant_in=round(next_grant_in))
         case UsageRose(level, remaining, total, reserve, reset_after):

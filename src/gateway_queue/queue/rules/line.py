@@ -167,6 +167,11 @@ class Line(Generic[R]):
         seat = self._here[self.position(request) - 1]
         return bisect_left(place.taken, seat) if place else 0
 
+    def newest(self, shard: int) -> R | None:
+        """The newest request for a shard that is here."""
+        place = self._present.get(shard)
+        return place.requests[-1] if place else None
+
     @property
     def shards(self) -> Iterable[int | None]:
         """The shards that somebody waits for."""

@@ -7,7 +7,7 @@ No clock, no task, no I/O. Every rounding goes the late way.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Literal, Self
 
 # One identify per 5 s and rate limit key:
 # https://discord.com/developers/docs/events/gateway#rate-limiting
@@ -18,6 +18,13 @@ CONFIRM_HOLD = 10.0
 
 # What follows a confirmation: Discord's 5 s, and 0.3 s for the way of the identify.
 AFTER_CONFIRMATION = 5.3
+
+# READY proves that the identify has arrived, so nothing has to be added to Discord's 5 s.
+AFTER_READY = IDENTIFY_INTERVAL
+
+# What a client may say of a grant: it has sent the identify, Discord has answered it with
+# READY, or with an op 9.
+Outcome = Literal["identified", "ready", "invalid_session"]
 
 
 def late(instant: float) -> float:
@@ -51,18 +58,24 @@ class Spacing:
 
     ``interval`` follows a plain grant; it is more than Discord's 5 s because what counts
     is when the identify arrives there. A grant to be confirmed is followed by ``hold``
-    until the confirmation, and then by ``confirmed``.
+    until the confirmation, and then by ``confirmed``, or by ``ready`` where that was READY.
     """
 
     interval: float
     hold: float
     confirmed: float
+    ready: float
 
     @classmethod
     def of(cls, interval: float) -> Self:
         """The spacing for an interval; below Discord's 5 s, for tests, all of it shrinks."""
         scale = min(1.0, interval / IDENTIFY_INTERVAL)
-        return cls(interval, max(interval, CONFIRM_HOLD * scale), AFTER_CONFIRMATION * scale)
+        return cls(
+            interval,
+            hold=max(interval, CONFIRM_HOLD * scale),
+            confirmed=AFTER_CONFIRMATION * scale,
+            ready=AFTER_READY * scale,
+        )
 
     def after_grant(self, *, confirm: bool) -> float:
         return self.hold if confirm else self.interval
@@ -87,28 +100,35 @@ class Pace:
         """The instant from which the bucket may grant; unknown while a grant is in hand."""
         return math.inf if self.in_hand else self.opens_at
 
-    def grant(self, number: int, now: float, *, confirm: bool = False) -> None:
+    def grant(
+        self, number: int, now: float, *, confirm: bool = False, in_hand: bool = True
+    ) -> None:
+        """A grant was given, and its answer with it unless that is still ``in_hand``."""
         seconds = self.spacing.after_grant(confirm=confirm)
         self.opens_at = late(now + seconds)
-        self.in_hand[number] = seconds
         self.unconfirmed = number if confirm else None
+        if in_hand:
+            self.in_hand[number] = seconds
 
     def handed_over(self, number: int, now: float) -> None:
         seconds = self.in_hand.pop(number, None)
         if seconds is not None:
             self.opens_at = max(self.opens_at, late(now + seconds))
 
-    def confirm(self, number: int, now: float, *, ends_hold: bool = True) -> None:
-        """The identify of a grant was sent by now: ends its hold, or moves the opening later.
+    def confirm(self, number: int, now: float, outcome: Outcome = "identified") -> None:
+        """Take what a client says of a grant: it ends the grant's hold, or opens later.
 
-        What is said of a grant that is still in hand is about an earlier one.
+        What overtakes the end of its own answer counts from the hand-over.
         """
-        opens_at = late(now + self.spacing.confirmed)
-        if ends_hold and number == self.unconfirmed and number not in self.in_hand:
-            self.unconfirmed = None
-            self.opens_at = opens_at
-        else:
+        seconds = self.spacing.ready if outcome == "ready" else self.spacing.confirmed
+        opens_at = late(now + seconds)
+        if outcome == "invalid_session" or number != self.unconfirmed:
             self.opens_at = max(self.opens_at, opens_at)
+            return
+        self.unconfirmed = None
+        self.opens_at = opens_at
+        if number in self.in_hand:
+            self.in_hand[number] = seconds
 
     @classmethod
     def merged(cls, paces: Iterable[Self]) -> Self:

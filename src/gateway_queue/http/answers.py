@@ -1,0 +1,60 @@
+"""What requests for a turn are answered, on whichever way they came. Pure."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from gateway_queue.queue.standing import Standing
+
+JSON = "application/json"
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+# The original's answer, to the letter.
+GRANTED = b'{"message": "You\'re free to connect now! :)"}'
+
+# Whatever the position: the seat is kept, so the best is to ask again at once. Some clients
+# take a header of 0 for none.
+ASK_AGAIN: Headers = ((b"retry-after", b"0"), (b"x-retry-after-ms", b"1"))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer; ``headers`` are in lower case, as HTTP/2 wants them."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    @classmethod
+    def of(cls, status: int, body: bytes, content_type: str, more: Headers = ()) -> "Answer":
+        """An answer with the headers that describe its body, and these."""
+        described = (
+            (b"content-type", content_type.encode()),
+            (b"content-length", str(len(body)).encode()),
+        )
+        return cls(status, described + more, body)
+
+    def in_http1(self, more: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> bytes:
+        """The answer as bytes of HTTP/1.1, with these headers more; HEAD wants no body."""
+        lines = [b"HTTP/1.1 %d %s" % (self.status, HTTPStatus(self.status).phrase.encode())]
+        lines += [b"%s: %s" % header for header in self.headers]
+        lines += [b"%s: %s" % header for header in more]
+        return b"\r\n".join([*lines, b"", self.body if has_body else b""])
+
+
+def granted(number: int) -> Answer:
+    """The permission to identify, by a grant that has this number."""
+    return Answer.of(200, GRANTED, JSON, ((b"x-gateway-queue-grant", str(number).encode()),))
+
+
+def put_off(standing: Standing) -> Answer:
+    """Not yet: ask again."""
+    body = {
+        "message": "Not yet: ask again, your place is kept.",
+        "position": standing.position,
+        "expected_in": standing.expected_in,
+        "reason": standing.reason,
+    }
+    return Answer.of(202, json.dumps(body).encode(), JSON, ASK_AGAIN)

@@ -1,0 +1,194 @@
+"""Hypercorn 0.18's trio worker, repaired.
+
+Each repair names the fault, and has a test that fails without it. This module knows Hypercorn
+and nothing of the queue.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import EventWrapper, WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
+
+from gateway_queue.http.http2 import STREAMS_PER_CONNECTION
+from gateway_queue.http.wire import MOST_BYTES_BEHIND, Stream, Wire
+
+# With Hypercorn's default of 1000 a client that asks for many shards on one connection is
+# cut off.
+REQUESTS_PER_CONNECTION = 2**62
+
+# Longer than the 5 s rhythm of identifies, so that a client that asks again in that
+# rhythm does not meet a connection that is just being closed (Hypercorn's default: 5).
+IDLE_SECONDS = 15.0
+
+
+class Context(WorkerContext):
+    """What the connections of a server share."""
+
+    def __init__(self, max_requests: int | None) -> None:
+        super().__init__(max_requests)
+        self._idle: set[trio.CancelScope] = set()
+        self.terminated = _Ending(self._idle)
+
+    @property
+    def is_ending(self) -> bool:
+        return self.terminated.is_set()
+
+    @contextmanager
+    def idling(self, seconds: float) -> Iterator[None]:
+        """End the body after so many seconds, or when the server ends, whichever is earlier.
+
+        One scope, where Hypercorn has a task for each connection that waits for its end.
+        """
+        with trio.move_on_after(0 if self.is_ending else seconds) as idle:
+            self._idle.add(idle)
+            try:
+                yield
+            finally:
+                self._idle.discard(idle)
+
+
+class _Ending(EventWrapper):
+    def __init__(self, idle: set[trio.CancelScope]) -> None:
+        super().__init__()
+        self._idle = idle
+
+    async def set(self) -> None:
+        await super().set()
+        for scope in self._idle:
+            scope.cancel()
+
+
+class PeerLeftError(Exception):
+    """The client hung up while its request waited."""
+
+
+class HypercornConnection(TCPServer):
+    """A connection that Hypercorn serves.
+
+    It is to be found in ``scope["state"]["connection"]`` of its requests.
+    """
+
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        state: LifespanState,
+        stream: Stream,
+        wire: Wire,
+    ) -> None:
+        config.keep_alive_max_requests = REQUESTS_PER_CONNECTION
+        config.h2_max_concurrent_streams = STREAMS_PER_CONNECTION
+        config.keep_alive_timeout = IDLE_SECONDS
+        own_state = ConnectionState({**state, "connection": self})
+        super().__init__(app, config, context, own_state, stream)  # type: ignore[arg-type]
+        self._wire = wire
+
+    @property
+    def peer(self) -> str:
+        """The client's address, for people to read."""
+        return self._wire.peer
+
+    def cut(self) -> None:
+        """Close the connection at once, whatever has been answered or not.
+
+        Hypercorn answers 500 for a handler that failed, which old clients read as
+        permission to identify.
+        """
+        self._wire.cut()
+
+    async def receive(self) -> bytes:
+        """More bytes of the client's; none when it has hung up."""
+        await trio.lowlevel.checkpoint()
+        return await self._wire.receive()
+
+    async def _read_data(self) -> None:
+        """Read until the client hangs up.
+
+        Hypercorn's own loop has a time-out around each read, which would end held requests
+        if it were set, and costs 1 KiB per waiting client if it is not.
+        """
+        if isinstance(self.protocol.protocol, H11Protocol):
+            self.protocol.protocol.can_read = _Paused(self, self.protocol.protocol)
+        try:
+            data = None
+            while data != b"":
+                data = await self.receive()
+                await self.protocol.handle(RawData(data))
+            await self.protocol.handle(Closed())
+            # Hypercorn would wait for the end of the idle time, and keep the file open (0.18).
+            await self.idle_task.stop()
+        finally:
+            await self._let_senders_go()
+
+    async def _let_senders_go(self) -> None:
+        """Wake the handlers whose answers the client will never take.
+
+        When an HTTP/2 connection closes, Hypercorn leaves whoever waits for a stream's
+        buffer to drain waiting for ever, and with it a bucket (0.17, 0.18). There is no
+        checkpoint in this, as it also runs in a cancelled task.
+        """
+        if isinstance(self.protocol.protocol, H2Protocol):
+            for buffer in self.protocol.protocol.stream_buffers.values():
+                await buffer.close()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Send, but not for ever.
+
+        Hypercorn shields sending from cancellation, so that a client which reads nothing
+        keeps the server from ending (0.17, 0.18).
+        """
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        async with self.send_lock:
+            try:
+                await self._wire.send(event.data)
+            except trio.TooSlowError:
+                self.cut()
+                await self.protocol.handle(Closed())
+
+    async def request_left(self) -> None:
+        """Start the idle time if nothing else is asked for.
+
+        Hypercorn forgets to when an HTTP/2 request is cancelled (0.17, 0.18), and such a
+        connection holds up the server's end.
+        """
+        protocol = self.protocol.protocol
+        if isinstance(protocol, H2Protocol) and protocol.idle and not protocol.closed:
+            await self.protocol_send(Updated(idle=True))
+
+
+class _Paused(EventWrapper):
+    """Hypercorn's pause of the reader, which goes on watching for the client to leave.
+
+    When bytes follow a request, or it has an unknown ``Upgrade`` header, Hypercorn stops
+    to read until the answer is sent, and never sees the client hang up (0.17, 0.18).
+    """
+
+    def __init__(self, connection: HypercornConnection, protocol: H11Protocol) -> None:
+        super().__init__()
+        self._connection = connection
+        self._protocol = protocol
+
+    async def wait(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            await super().wait()
+            nursery.cancel_scope.cancel()
+
+    async def _watch(self) -> None:
+        behind = 0
+        while data := await self._connection.receive():
+            self._protocol.connection.receive_data(data)
+            behind += len(data)
+            if behind > MOST_BYTES_BEHIND:
+                self._connection.cut()
+        raise PeerLeftError
