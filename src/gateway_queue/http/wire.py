@@ -56,11 +56,10 @@ class PlainWire:
     """
 
     # Thousands of these wait at once.
-    __slots__ = ("_descriptor", "_ended", "_is_watched", "_reader", "_received", "_socket", "_task")
+    __slots__ = ("_ended", "_is_watched", "_reader", "_received", "_socket", "_task")
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
-        self._descriptor = stream.socket.fileno()
         self._reader: Reader | None = None
         self._is_watched = False
         self._received = b""
@@ -96,7 +95,7 @@ class PlainWire:
     def send_now(self, data: bytes) -> int:
         """How many of these bytes the socket took at once: all if the client has hung up."""
         try:
-            return os.write(self._descriptor, data)
+            return os.write(self._socket.fileno(), data)
         except BlockingIOError:
             return 0
         except OSError:
@@ -110,7 +109,7 @@ class PlainWire:
         while data := data[self.send_now(data) :]:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_SECONDS):
                 with suppress(trio.ClosedResourceError):
-                    await trio.lowlevel.wait_writable(self._descriptor)
+                    await trio.lowlevel.wait_writable(self._socket.fileno())
                 continue
             # If this process stood still, not the client, then the socket takes more by now.
             if not self.send_now(data[:1]):
@@ -130,14 +129,13 @@ class PlainWire:
     def cut(self) -> None:
         self._end()
         self._socket.close()
-        self._descriptor = -1  # the number may be another's at once
 
     def _look(self) -> None:
         """Read what there is, without waiting, and wake who waits for it."""
         if self._ended:
             return
         try:
-            data = os.read(self._descriptor, BYTES_AT_ONCE)
+            data = os.read(self._socket.fileno(), BYTES_AT_ONCE)
         except BlockingIOError:
             return
         except OSError:
@@ -154,10 +152,10 @@ class PlainWire:
     async def _wait(self) -> None:
         if self._reader is None:
             with suppress(trio.ClosedResourceError):
-                await trio.lowlevel.wait_readable(self._descriptor)
+                await trio.lowlevel.wait_readable(self._socket.fileno())
             return
         if not self._is_watched:
-            self._reader.watch(self._descriptor, self._look)
+            self._reader.watch(self._socket.fileno(), self._look)
             self._is_watched = True
         self._task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
@@ -165,7 +163,7 @@ class PlainWire:
     def _stop_watching(self) -> None:
         if self._is_watched and self._reader is not None:
             self._is_watched = False
-            self._reader.forget(self._descriptor)
+            self._reader.forget(self._socket.fileno())
 
     def _stop_waiting(self, _: Any) -> trio.lowlevel.Abort:
         self._task = None

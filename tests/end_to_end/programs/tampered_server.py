@@ -12,7 +12,7 @@ import trio
 
 from gateway_queue import discord, server
 from gateway_queue.cli.main import main
-from gateway_queue.http import app, connection
+from gateway_queue.http import app, connection, stack, wire
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.line import Line
 from gateway_queue.queue.rules.pace import Pace
@@ -59,11 +59,12 @@ def loop_stalls_in_first_grant() -> None:
 
 def answers_must_be_taken_soon() -> None:
     patch.object(app, "ANSWER_SECONDS", 0.3).start()
-    patch.object(connection, "SEND_SECONDS", 0.3, create=True).start()
+    patch.object(wire, "SEND_SECONDS", 0.3).start()
 
 
 def idle_connections_close_soon() -> None:
     patch.object(connection, "IDLE_SECONDS", 0.3).start()
+    patch.object(stack, "IDLE_SECONDS", 0.3).start()
 
 
 def keep_alive_is_refused() -> None:
