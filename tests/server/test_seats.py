@@ -1,5 +1,7 @@
 """A place in line is kept, whatever cut the client off."""
 
+import json
+import re
 import time as wall
 
 import pytest
@@ -85,6 +87,33 @@ async def test_the_newest_request_for_a_shard_has_its_best_seat_and_both_are_ser
             await trio.sleep(MOMENT)
         older, other, newer = [(await call.answered()).at for call in calls]
         assert newer < other < older
+
+
+async def test_how_long_it_waited_counts_from_the_first_request_for_its_seat() -> None:
+    with capture_logs() as logs:
+        async with serving() as client:
+            for shard in range(4):
+                client.ask(f"/?shard={shard}")
+            await trio.sleep(MOMENT)
+            for _ in range(3):  # it polls
+                assert (await client.get("/?shard=9&wait=4")).status == 202
+                await trio.sleep(1)
+            once_more = client.ask("/?shard=9")
+            await trio.sleep(1)
+            seats = json.loads((await client.get("/status?seats=true")).body)["seats"]
+            once_more.leave()
+            await trio.sleep(1)
+            await client.get("/?shard=9")
+            metrics = (await client.get("/metrics")).body.decode()
+
+    assert [seat["waited"] for seat in seats if seat["shard"] == 9] == [pytest.approx(16, abs=0.1)]
+    (left,) = [entry for entry in logs if entry["event"] == "identify_left"]
+    assert left["waited"] == pytest.approx(16, abs=0.1)
+    granted = [entry["waited"] for entry in logs if entry["event"] == "identify_granted"]
+    assert granted[-1] == pytest.approx(5 * INTERVAL, abs=0.1)
+    total = re.search(r"^gateway_queue_wait_seconds_sum (.+)$", metrics, re.MULTILINE)
+    assert total is not None
+    assert float(total[1]) == pytest.approx(sum(granted), abs=0.01)
 
 
 async def test_seats_outlive_a_change_of_max_concurrency() -> None:

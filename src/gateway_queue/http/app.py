@@ -23,7 +23,15 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from gateway_queue.http.asking import Ask, Problem, ask_of, confirmation_of, path_of
+from gateway_queue.http.asking import (
+    Ask,
+    Problem,
+    ask_of,
+    confirmation_of,
+    path_of,
+    shard_of,
+    wants_seats,
+)
 from gateway_queue.queue.standing import Standing, standing_of
 from gateway_queue.watch import scrape, status
 
@@ -175,6 +183,7 @@ def create_app() -> App:
     app.register_error_handler(HTTPException, _error_page)
     app.register_error_handler(Exception, _failure_page)
     app.add_url_rule("/openapi.json", view_func=_openapi)
+    _add_status(app)
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -185,10 +194,6 @@ def create_app() -> App:
         if reason := app.bot.queue.starts.why_not_ready():
             raise Problem(503, reason)
         return Response("ready\n", content_type="text/plain")
-
-    @app.get("/status")
-    async def status_page() -> Response:
-        return Response(await status.page(app.bot.queue), content_type=JSON)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -211,6 +216,21 @@ def create_app() -> App:
     return app
 
 
+def _add_status(app: App) -> None:
+    @app.get("/status")
+    async def status_page() -> Response:
+        pages = app.bot.status
+        page = pages.with_seats if wants_seats(request.query_string) else pages.summary
+        return Response(await page.body(), content_type=JSON)
+
+    @app.get("/status/shards/<shard>")
+    async def status_of_shard(shard: str) -> Response:
+        found = app.bot.status.of_shard(shard_of(shard))
+        if found is None:
+            raise Problem(404, f"shard {shard} neither waits nor was granted in the last 24 hours")
+        return Response(json.dumps(found), content_type=JSON)
+
+
 async def _openapi() -> Response:
     return Response(OPENAPI, content_type=JSON)
 
@@ -221,12 +241,14 @@ async def _gone(receive: "ASGIReceiveCallable") -> None:
 
 
 def _put_off(standing: Standing) -> bytes:
-    body = {
+    body: dict[str, Any] = {
         "message": "Not yet: ask again, your place is kept.",
         "position": standing.position,
         "expected_in": standing.expected_in,
         "reason": standing.reason,
     }
+    if standing.reset_in is not None:
+        body["reset_in"] = standing.reset_in
     return json.dumps(body).encode()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 
-# These never grant, with or without a shard.
+# These never grant, with or without a shard, nor does what is below /status/.
 RESERVED = frozenset(
     {
         "/confirm",
@@ -76,10 +76,11 @@ def ask_of(path: str, query: bytes) -> Ask | None:
 
     Raises Problem for a turn that cannot be meant.
     """
-    if path.rstrip("/") in RESERVED or path.endswith("/confirm"):
+    page = path.rstrip("/") in RESERVED or path.startswith("/status/")
+    if page or path.endswith("/confirm"):
         return None
     given = _parameters(query, {"shard", "wait", "confirm"})
-    shard = _shard(given["shard"]) if "shard" in given else None
+    shard = shard_of(given["shard"]) if "shard" in given else None
     if shard is None and path != "/":
         return None
     if shard is None and len(given) > 0:
@@ -99,7 +100,13 @@ def confirmation_of(query: bytes) -> Confirmation:
     outcome = given.get("outcome")
     if outcome is not None:
         _choice("outcome", outcome, ("invalid_session",))
-    return Confirmation(_shard(given["shard"]), invalid_session=outcome is not None)
+    return Confirmation(shard_of(given["shard"]), invalid_session=outcome is not None)
+
+
+def wants_seats(query: bytes) -> bool:
+    """Whether ``/status`` is to list all seats; raises Problem for what cannot be meant."""
+    given = _parameters(query, {"seats"})
+    return _choice("seats", given.get("seats", "false"), ("true", "false")) == "true"
 
 
 def _parameters(query: bytes, names: set[str]) -> Mapping[str, str]:
@@ -113,7 +120,7 @@ def _parameters(query: bytes, names: set[str]) -> Mapping[str, str]:
     return given
 
 
-def _shard(text: str) -> int:
+def shard_of(text: str) -> int:
     if re.fullmatch("[0-9]{1,10}", text) and int(text) <= LARGEST_SHARD:
         return int(text)
     raise Problem(

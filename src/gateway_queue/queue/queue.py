@@ -10,6 +10,7 @@ from itertools import count
 import trio
 
 from gateway_queue.queue.bucket import Bucket
+from gateway_queue.queue.coverage import Coverage
 from gateway_queue.queue.events import (
     BucketsChanged,
     InvalidSession,
@@ -24,6 +25,14 @@ from gateway_queue.queue.rules.line import Line, respread
 from gateway_queue.queue.rules.pace import Layout, Pace, Spacing, late
 from gateway_queue.queue.starts import Starts
 from gateway_queue.queue.turn import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsFailure:
+    """Why the last reading of the limits failed, and when."""
+
+    why: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +60,13 @@ class Queue:
         self.started_at = trio.current_time()
         self.ending = False
         self.gateway: Gateway | None = None
+        self.limits_failure: LimitsFailure | None = None
+        self.coverage = Coverage()
         self._seat_ttl = seat_ttl
         self._seats = count(1)
         self._resized = trio.Event()
         self._warned_of_numberless = False
+        starts.count_nameless_as_one(really=layout.buckets == 1)
         opens_at = late(
             max(self.started_at + interval, starts.latest_unconfirmed + self.spacing.hold)
         )
@@ -87,6 +99,7 @@ class Queue:
         """Take Discord's answer to a request that was sent at ``sent_at``."""
         self.gateway = gateway
         self.starts.read(limit, sent_at)
+        self.coverage = Coverage()
         if limit.max_concurrency != self.layout.max_concurrency:
             self._resize(Layout(limit.max_concurrency, self.layout.cap))
         for bucket in self.buckets:
@@ -123,7 +136,7 @@ class Queue:
         bucket = self.bucket_of(turn.shard)
         if turn.seated:
             return bucket
-        returns = bucket.line.arrive(turn)
+        returns = bucket.line.arrive(turn, turn.arrived_at)
         turn.seated = True
         if turn.patient and self.ending:
             turn.waiting.cancel()
@@ -137,11 +150,12 @@ class Queue:
             bucket = self.seat(turn)
             if not bucket.line.away:
                 bucket.look_again()  # from now on there is a seat to be forgotten one day
+            since = bucket.line.since(turn)
             bucket.line.leave(turn, now)
             if turn.was_put_off:
                 self.report(PutOff(turn.shard))
             else:
-                self.report(Left(turn.shard, now - turn.arrived_at))
+                self.report(Left(turn.shard, now - since))
             return
         for bucket in self.buckets:  # after a resize it may be in hand in all of them
             if turn.grant in bucket.pace.in_hand:
@@ -150,6 +164,7 @@ class Queue:
 
     def _resize(self, layout: Layout) -> None:
         old, self.layout = self.buckets, layout
+        self.starts.count_nameless_as_one(really=layout.buckets == 1)
         self.buckets = [
             self._bucket(index, Pace.merged(bucket.pace for bucket in old))
             for index in range(layout.buckets)
@@ -168,7 +183,7 @@ class Queue:
         return Bucket(
             index,
             pace=pace,
-            line=Line(self._seats, self._seat_ttl),
+            line=Line(self._seats, self._seat_ttl, self.starts.restarting.eligible_at),
             starts=self.starts,
             report=self.report,
             seat=self.seat,
