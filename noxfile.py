@@ -56,7 +56,8 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All that needs no process of its own: most of it on a clock that jumps."""
     install(session, ".[server]", *group("test"))
-    session.run("pytest", "--numprocesses=auto", "--ignore=tests/end_to_end", *session.posargs)
+    auto = "--numprocesses=auto", "-m", "not slow and not alone"
+    session.run("pytest", *auto, "--ignore=tests/end_to_end", *session.posargs)
 
 
 @nox.session(python=PYTHONS and PYTHONS[-1])
@@ -65,7 +66,7 @@ def end_to_end(session: nox.Session) -> None:
     install(session, ".[server]", *group("test"))
     four = "--numprocesses=4", "--dist=loadfile", "-m", "not slow and not alone"
     session.run("pytest", *four, "tests/end_to_end", *session.posargs)
-    session.run("pytest", "-m", "alone", "tests/end_to_end")
+    session.run("pytest", "-m", "alone")
 
 
 @nox.session

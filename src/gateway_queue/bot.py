@@ -1,6 +1,6 @@
 """One bot: its queue, its journal, its session start limit, and the tasks that run them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -15,6 +15,7 @@ from gateway_queue.queue.starts import Starts
 from gateway_queue.settings import Settings
 from gateway_queue.watch import lines
 from gateway_queue.watch.metrics import Metrics
+from gateway_queue.watch.status import Status
 
 log = structlog.get_logger()
 
@@ -23,12 +24,16 @@ JOURNAL_PATIENCE = 30.0
 JOURNAL_RETRY = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bot:
     """A queue and what watches it."""
 
     queue: Queue
     metrics: Metrics
+    status: Status = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.status = Status(self.queue, self.metrics)
 
 
 async def run(

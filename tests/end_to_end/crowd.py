@@ -32,8 +32,8 @@ async def gone(queue: Program, ids: Collection[int], *, within: float) -> None:
     async with httpx.AsyncClient() as client:
         with trio.fail_after(within):
             while True:
-                status = (await client.get(f"{queue.url}/status")).json()
-                if not {seat["shard"] for seat in status["seats"]} & set(ids):
+                pages = [await client.get(f"{queue.url}/status/shards/{id_}") for id_ in ids]
+                if not any(page.json().get("state") == "waiting" for page in pages):
                     return
                 await trio.sleep(0.01)
 

@@ -144,7 +144,7 @@ async def waiting(url: str, wanted: Callable[[list[int]], bool]) -> None:
     async with httpx.AsyncClient(base_url=url) as client:
         with anyio.fail_after(PATIENCE):
             while True:
-                seats = (await client.get("/status")).json()["seats"]
+                seats = (await client.get("/status?seats=true")).json()["seats"]
                 if wanted([seat["shard"] for seat in seats]):
                     return
 

@@ -100,7 +100,9 @@ def queue_of(
 async def granted(queue: Program) -> int:
     """How many turns it has given."""
     async with httpx.AsyncClient(base_url=queue.url) as client:
-        return int((await client.get("/status")).json()["last_24_hours"]["granted"])
+        page = (await client.get("/metrics")).text
+    found = re.findall(r"^gateway_queue_grants_total{.*} ([0-9.]+)$", page, re.MULTILINE)
+    return int(sum(map(float, found)))
 
 
 async def present(queue: Program, number: int) -> Any:
@@ -108,7 +110,7 @@ async def present(queue: Program, number: int) -> Any:
     async with httpx.AsyncClient(base_url=queue.url) as client:
         with trio.fail_after(PATIENCE):
             while True:
-                seats = (await client.get("/status")).json()["seats"]
+                seats = (await client.get("/status?seats=true")).json()["seats"]
                 if len(seats) == number:
                     return seats
                 await trio.sleep(0.05)

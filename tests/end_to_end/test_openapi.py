@@ -58,7 +58,7 @@ def closed(part: Any) -> Any:
 
 
 def test_all_pages_are_described() -> None:
-    assert set(DESCRIPTION["paths"]) == RESERVED - {"/dashboard"} | {"/"}
+    assert set(DESCRIPTION["paths"]) == RESERVED - {"/dashboard"} | {"/", "/status/shards/{shard}"}
 
 
 def test_the_description_is_of_this_version() -> None:
@@ -168,7 +168,7 @@ async def test_those_who_wait_are_told_as_described(
             await grant_of(server, shard)
         async with waiting(server, 7):
             put_off = await client.get("/", params={"shard": 7, "wait": 0.01})
-            status = (await client.get("/status")).json()
+            status = (await client.get("/status?seats=true")).json()
 
     assert (put_off.status_code, put_off.json()["reason"]) == (202, reason)
     assert faults(put_off.json(), described("PutOff")) == []

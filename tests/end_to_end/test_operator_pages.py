@@ -33,6 +33,8 @@ async def serving(**settings: object) -> AsyncIterator[tuple[Program, httpx.Asyn
 
 # /status
 
+STANDING = ("position", "expected_in", "reason")
+
 
 async def test_status_tells_how_everybody_stands() -> None:
     async with (
@@ -45,11 +47,23 @@ async def test_status_tells_how_everybody_stands() -> None:
             pass
         await server.logged("identify_left", shard=8)
         answer = await client.get("/status")
+        with_seats = (await client.get("/status?seats=true")).json()
 
     assert answer.headers["content-type"] == "application/json"
     status = answer.json()
     soon = pytest.approx(LONG, abs=5)
     at_once = pytest.approx(0, abs=5)
+    seats = {
+        shard: {
+            "shard": shard,
+            "bucket": shard % 2,
+            "position": position,
+            "expected_in": pytest.approx(position * LONG, abs=5),
+            "reason": "interval",
+            "waited": at_once,
+        }
+        for shard, position in [(6, 1), (4, 2), (3, 1)]
+    }
     assert status == {
         "version": server.logged_so_far("listening")[0]["version"],
         "uptime": at_once,
@@ -61,27 +75,37 @@ async def test_status_tells_how_everybody_stands() -> None:
             "total": 1000,
             "remaining": 1000,
             "reserve": 50,
-            "reset_after": 0,
+            "reset_in": 0,
             "max_concurrency": 2,
+            "age": None,
+            "failure": None,
         },
+        "pace": {"interval": LONG},
+        "waiting": 3,
+        "away": 1,
+        "covered": 3,
+        "all_in_in": pytest.approx(2 * LONG, abs=5),
+        "recommended_shards": None,
+        "not_asked": None,
         "last_24_hours": {"granted": 0, "shards": 0},
         "buckets": [
-            {"bucket": 0, "waiting": 2, "away": 1, "opens_in": soon},
-            {"bucket": 1, "waiting": 1, "away": 0, "opens_in": soon},
-        ],
-        "slowed_down": [],
-        "seats": [
             {
-                "shard": shard,
-                "bucket": shard % 2,
-                "position": position,
-                "expected_in": pytest.approx(position * LONG, abs=5),
-                "reason": "interval",
-                "waited": at_once,
+                "bucket": bucket,
+                "waiting": len(line),
+                "away": away,
+                "opens_in": soon,
+                "all_in_in": pytest.approx(len(line) * LONG, abs=5),
+                "next": [
+                    {key: seats[shard][key] for key in ("shard", *STANDING)} for shard in line
+                ],
             }
-            for shard, position in [(6, 1), (4, 2), (3, 1)]
+            for bucket, line, away in [(0, [6, 4], 1), (1, [3], 0)]
         ],
+        "slowed_down": {"shards": 0, "longest": []},
+        "invalid_sessions": {"reports": 0, "shards": []},
     }
+    assert with_seats.keys() == status.keys() | {"seats"}
+    assert with_seats["seats"] == [seats[6], seats[4], seats[3]]
 
 
 # /metrics

@@ -28,13 +28,18 @@ DOCUMENT = {
         "total": 1000,
         "remaining": 900,
         "reserve": 50,
-        "reset_after": 3600.0,
-        "max_concurrency": 1,
+        "reset_in": 3600.0,
+        "failure": None,
     },
+    "waiting": 0,
+    "away": 0,
+    "covered": 0,
+    "all_in_in": 0.0,
+    "recommended_shards": 1,
+    "not_asked": 1,
     "last_24_hours": {"granted": 0, "shards": 0},
-    "buckets": [{"bucket": 0, "waiting": 0, "away": 0, "opens_in": 0.0}],
-    "slowed_down": [],
-    "seats": [],
+    "buckets": [{"bucket": 0, "waiting": 0, "away": 0, "opens_in": 0.0, "next": []}],
+    "slowed_down": {"shards": 0, "longest": []},
     "of_a_newer_version": True,
 }
 
@@ -103,7 +108,7 @@ async def test_who_waits_and_for_how_long() -> None:
     assert re.fullmatch(r"0 1 0 1m .+s 0 in 1m .+s", lines[-3])
     assert re.fullmatch(r"1 4 0 1m .+s 4 in 1m .+s 1 in 3m .+s 7 in 5m .+s", lines[-2])
     assert lines[-1] == "and 1 empty bucket"
-    assert any(re.fullmatch("Everyone in 7m .+s", line) for line in lines)
+    assert any(re.fullmatch("All of these in 7m .+s", line) for line in lines)
 
 
 async def test_a_shard_in_a_crash_loop() -> None:
@@ -118,7 +123,9 @@ async def test_a_shard_in_a_crash_loop() -> None:
         code, words = await status(**where(server.url))
 
     assert code == 0
-    assert re.search(r"Slowed down +shard 5 for .+s \(crash loop, level 1\)", words)
+    assert re.search(
+        r"Slowed down +shard 5 for .+s \(crash loop, level 1, 2 starts in 24h\)", words
+    )
     assert "2 grants to 1 shard" in words
 
 
@@ -137,7 +144,8 @@ async def test_json_of_a_real_server() -> None:
         code, words = await status("--json", **where(server.url))
 
     assert code == 0
-    assert [seat["shard"] for seat in json.loads(words)["seats"]] == [3]
+    (bucket,) = json.loads(words)["buckets"]
+    assert [seat["shard"] for seat in bucket["next"]] == [3]
 
 
 async def test_a_pipe_that_closes_early_is_no_error() -> None:

@@ -19,7 +19,8 @@ LIMITS = {
     "total": 1000,
     "remaining": 788,
     "reserve": 50,
-    "reset_after": 50_580.0,
+    "reset_in": 50_580.0,
+    "failure": None,
     "max_concurrency": 1,
 }
 UNKNOWN_LIMITS = LIMITS | {
@@ -27,45 +28,49 @@ UNKNOWN_LIMITS = LIMITS | {
     "total": 0,
     "remaining": 0,
     "reserve": 0,
-    "reset_after": None,
+    "reset_in": None,
 }
 
 
 def document(*buckets: Json, limits: Json | None = None, **changes: Any) -> Json:
     """The /status of a server with these buckets, an empty one unless said otherwise."""
+    waiting = sum(bucket["waiting"] for bucket in buckets)
     return {
         "version": "1.2.3",
         "uptime": 11_520.5,
         "ready": True,
         "obstacle": None,
         "limits": LIMITS | (limits or {}),
+        "waiting": waiting,
+        "away": sum(bucket["away"] for bucket in buckets),
+        "covered": waiting,
+        "all_in_in": 0.0,
+        "recommended_shards": None,
+        "not_asked": None,
         "last_24_hours": {"granted": 212, "shards": 64},
         "buckets": list(buckets) or [bucket(0)],
-        "slowed_down": [],
-        "seats": [],
+        "slowed_down": {"shards": 0, "longest": []},
     } | changes
 
 
-def bucket(index: int, waiting: int = 0, away: int = 0, opens_in: float = 0.0) -> Json:
-    return {"bucket": index, "waiting": waiting, "away": away, "opens_in": opens_in}
-
-
-def seat(
-    shard: int | None,
-    position: int,
-    expected_in: float | None,
-    *,
-    bucket: int = 0,
-    reason: str = "interval",
+def bucket(
+    index: int, waiting: int = 0, away: int = 0, opens_in: float = 0.0, *seats: Json
 ) -> Json:
     return {
-        "shard": shard,
-        "bucket": bucket,
-        "position": position,
-        "expected_in": expected_in,
-        "reason": reason,
-        "waited": 1.5,
+        "bucket": index,
+        "waiting": waiting,
+        "away": away,
+        "opens_in": opens_in,
+        "next": list(seats),
     }
+
+
+def seat(shard: int | None, expected_in: float | None, reason: str = "interval") -> Json:
+    return {"shard": shard, "expected_in": expected_in, "reason": reason}
+
+
+def slowed(shard: int | None, level: int, eligible_in: float, starts: int = 7) -> Json:
+    return {"shard": shard, "level": level, "eligible_in": eligible_in, "starts": starts}
 
 
 def printed(document: Json, width: int = 80) -> str:
@@ -92,7 +97,7 @@ def test_nobody_waiting() -> None:
     assert words.startswith("Gateway Queue 1.2.3 at http://queue:8000, up 3h 12m\n")
     assert "State ready" in words
     assert "In line 0 waiting, 0 away" in words
-    assert "Everyone in nobody waits" in words
+    assert "All of these in nobody waits" in words
     assert "Last 24 hours 212 grants to 64 shards" in words
     assert "Slowed down none" in words
     assert "2 buckets, all empty" in words
@@ -108,7 +113,7 @@ def test_the_session_starts_are_shown_in_their_parts() -> None:
 
 
 def test_starts_that_are_counted_come_back_one_by_one() -> None:
-    words = printed(document(limits={"source": "counted", "reset_after": 60.0}))
+    words = printed(document(limits={"source": "counted", "reset_in": 60.0}))
 
     assert "of 1000 in any 24 hours; the next comes back in 1m 0s" in words
 
@@ -123,34 +128,43 @@ def test_where_nothing_is_used_nothing_comes_back() -> None:
 def test_limits_that_are_not_known() -> None:
     words = printed(
         document(
-            bucket(0, waiting=1),
+            bucket(0, 1, 0, 0.0, seat(3, None, "limits_unknown")),
             limits=UNKNOWN_LIMITS,
             ready=False,
             obstacle="limits_unknown",
-            seats=[seat(3, 1, None, reason="limits_unknown")],
+            covered=0,
+            all_in_in=None,
         )
     )
 
     assert "State grants nothing: Discord has not yet told" in words
     assert "Session starts unknown" in words
-    assert "Everyone in unknown\n" in words
+    assert "All of these in unknown\n" in words
     assert "3 in ?" in words
     assert "reserve" not in words
+
+
+def test_why_the_limits_could_not_be_read() -> None:
+    failure = {"error": "it answered 503\x1b[2J", "age": 42.0}
+    words = printed(document(limits={"failure": failure}))
+
+    assert "Last failure 42s ago the limits could not be read: it answered 503?[2J" in words
 
 
 def test_the_reserve_is_reached() -> None:
     words = printed(
         document(
-            bucket(0, waiting=1),
+            bucket(0, 1, 0, 0.0, seat(3, None, "reserve")),
             limits={"remaining": 50},
             obstacle="reserve",
-            seats=[seat(3, 1, None, reason="reserve")],
+            covered=0,
+            all_in_in=None,
         )
     )
 
     assert "State grants nothing: only the reserve is left (50)" in words
     assert "950 used ░ 0 left ▓ 50 reserve" in words
-    assert "Everyone in unknown: more are waiting than session starts are left" in sentence(words)
+    assert "unknown: the session starts that are left cover none of them" in sentence(words)
 
 
 def test_not_even_a_reserve_is_left() -> None:
@@ -161,7 +175,7 @@ def test_not_even_a_reserve_is_left() -> None:
 
 
 def test_a_bot_without_any_session_starts() -> None:
-    limits = {"total": 0, "remaining": 0, "reserve": 0, "reset_after": 0.0}
+    limits = {"total": 0, "remaining": 0, "reserve": 0, "reset_in": 0.0}
 
     assert "0 used ░ 0 left ▓ 0 reserve" in printed(document(limits=limits, obstacle="reserve"))
 
@@ -190,13 +204,8 @@ def test_the_head_of_a_line_in_its_order() -> None:
     words = printed(
         document(
             bucket(0),
-            bucket(1, waiting=4, away=2, opens_in=3.21),
-            seats=[
-                seat(5, 1, 3.21, bucket=1),
-                seat(1, 2, 8.71, bucket=1),
-                seat(None, 3, 14.21, bucket=1),
-                seat(9, 4, 307.4, bucket=1),
-            ],
+            bucket(1, 4, 2, 3.21, seat(5, 3.21), seat(1, 8.71), seat(None, 14.21)),
+            all_in_in=307.4,
         )
     )
 
@@ -205,7 +214,7 @@ def test_the_head_of_a_line_in_its_order() -> None:
     assert "Bucket Waiting Away Opens in 1st 2nd 3rd" in words
     assert "\n1 4 2 3.2s 5 in 3.2s 1 in 8.7s unnamed in 14s\n" in words
     assert "and 1 empty bucket" in words
-    assert "Everyone in 5m 7s" in words
+    assert "All of these in 5m 7s" in words
 
 
 def test_a_line_in_which_all_are_away() -> None:
@@ -218,15 +227,44 @@ def test_a_line_in_which_all_are_away() -> None:
 def test_not_all_will_get_in_today() -> None:
     words = printed(
         document(
-            bucket(0, waiting=2),
+            bucket(0, 2, 0, 0.0, seat(0, 0.0), seat(1, None)),
             limits={"remaining": 51},
-            seats=[seat(0, 1, 0.0), seat(1, 2, None)],
+            covered=1,
+            all_in_in=None,
         )
     )
 
     assert "State granting" in words
     assert "0 in 0.0s 1 in ?" in words
-    assert "Everyone in unknown: more are waiting than session starts are left" in sentence(words)
+    assert "unknown: the session starts that are left cover only 1 of them" in sentence(words)
+
+
+@pytest.mark.parametrize(
+    ("recommended", "absent", "said"),
+    [
+        (64, 60, "Others 60 of the 64 recommended shards have not asked in 24h"),
+        (64, 0, "Others all 64 recommended shards have asked in 24h"),
+    ],
+)
+def test_shards_that_have_not_asked_are_counted_apart(
+    recommended: int, absent: int, said: str
+) -> None:
+    words = printed(
+        document(
+            bucket(0, waiting=2),
+            all_in_in=9.5,
+            recommended_shards=recommended,
+            not_asked=absent,
+        )
+    )
+
+    assert "In line 2 waiting, 0 away" in words
+    assert "All of these in 9.5s" in words
+    assert said in words
+
+
+def test_where_discord_recommends_nothing_only_those_in_line_are_told_of() -> None:
+    assert "Others" not in printed(document(bucket(0, waiting=2)))
 
 
 def test_the_longest_of_many_lines_are_shown_and_the_others_summed_up() -> None:
@@ -235,11 +273,7 @@ def test_the_longest_of_many_lines_are_shown_and_the_others_summed_up() -> None:
         document(
             *(bucket(index, crowds.get(index, 0), away=index % 2) for index in range(127)),
             bucket(127),
-            seats=[
-                seat(index + 128 * ahead, ahead + 1, 5.5 * ahead, bucket=index)
-                for index, crowd in crowds.items()
-                for ahead in range(crowd)
-            ],
+            all_in_in=22.0,
         )
     )
 
@@ -253,7 +287,7 @@ def test_the_longest_of_many_lines_are_shown_and_the_others_summed_up() -> None:
     assert table[-2] == f"{127 - MOST_BUCKETS_SHOWN} more {rest} 63"
     assert table[-1] == "and 1 empty bucket"
     assert f"In line {sum(crowds.values())} waiting, 63 away" in words
-    assert "Everyone in 22s" in words
+    assert "All of these in 22s" in words
 
 
 # Crash loops
@@ -262,24 +296,29 @@ def test_the_longest_of_many_lines_are_shown_and_the_others_summed_up() -> None:
 def test_a_crash_loop() -> None:
     words = printed(
         document(
-            bucket(0, waiting=1),
-            slowed_down=[
-                {"shard": 7, "level": 1, "eligible_in": 52.4},
-                {"shard": 3, "level": 7, "eligible_in": 3599.9},
-            ],
-            seats=[seat(7, 1, 52.4, reason="crash_loop")],
+            bucket(0, 1, 0, 0.0, seat(7, 52.4, "crash_loop")),
+            slowed_down={
+                "shards": 3,
+                "longest": [
+                    slowed(3, 7, 3599.9, 14),
+                    slowed(7, 1, 52.4),
+                    slowed(None, 1, 52.3),
+                ],
+            },
+            all_in_in=52.4,
         )
     )
 
-    assert "Slowed down shard 3 for 1h 0m (crash loop, level 7)" in words
-    assert "\nshard 7 for 52s (crash loop, level 1)\n" in words
+    assert "Slowed down shard 3 for 1h 0m (crash loop, level 7, 14 starts in 24h)" in words
+    assert "\nshard 7 for 52s (crash loop, level 1, 7 starts in 24h)\n" in words
+    assert "\nunnamed for 52s (crash loop, level 1, 7 starts in 24h)\n" in words
     assert "7 in 52s" in words
-    assert "Everyone in 52s" in words
+    assert "All of these in 52s" in words
 
 
 def test_many_crash_loops_are_summed_up() -> None:
-    slowed = [{"shard": shard, "level": 1, "eligible_in": shard / 2} for shard in range(30)]
-    words = printed(document(slowed_down=slowed))
+    longest = [slowed(shard, 1, shard / 2) for shard in range(29, 19, -1)]
+    words = printed(document(slowed_down={"shards": 30, "longest": longest}))
 
     assert words.count("crash loop") == 8
     assert "Slowed down shard 29 for" in words
@@ -290,13 +329,13 @@ def test_many_crash_loops_are_summed_up() -> None:
 
 
 CROWDED = document(
-    *(bucket(index, waiting=9_999, away=999, opens_in=86_399.0) for index in range(20)),
-    slowed_down=[{"shard": 4_294_967_295, "level": 12, "eligible_in": 3599.0}],
-    seats=[
-        seat(4_294_967_295, position, 86_399.0, bucket=index)
+    *(
+        bucket(index, 9_999, 999, 86_399.0, *[seat(4_294_967_295, 86_399.0)] * 3)
         for index in range(20)
-        for position in (1, 2, 3)
-    ],
+    ),
+    slowed_down={"shards": 1, "longest": [slowed(4_294_967_295, 12, 3599.0)]},
+    recommended_shards=100_000,
+    not_asked=99_999,
 )
 
 
@@ -309,12 +348,10 @@ def test_any_width_will_do(width: int) -> None:
 def test_what_is_likely_fits_80_columns_without_a_break() -> None:
     words = printed(
         document(
-            *(bucket(index, waiting=1234, away=123, opens_in=599.0) for index in range(16)),
-            seats=[
-                seat(1024 + index, position, 599.0, bucket=index)
+            *(
+                bucket(index, 1234, 123, 599.0, *[seat(1024 + index, 599.0)] * 3)
                 for index in range(16)
-                for position in (1, 2, 3)
-            ],
+            )
         )
     )
 

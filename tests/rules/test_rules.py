@@ -21,7 +21,8 @@ from gateway_queue.queue.rules.allowance import (
     Usage,
     usage,
 )
-from gateway_queue.queue.rules.crash_loop import HOUR, CrashLoop, Restarts
+from gateway_queue.queue.rules.crash_loop import HOUR, CrashLoop, Restarting, Restarts
+from gateway_queue.queue.rules.last_day import LastDay, Record
 from gateway_queue.queue.rules.pace import Layout, Outcome, Pace, Spacing, late
 
 # A monotonic clock may start anywhere; the larger its numbers, the coarser they are.
@@ -671,6 +672,85 @@ class TestRestarts:
         after = restarts(*(at - 1_000_000 for at in grants))
         assert after.level == before.level
         assert after.eligible_at == pytest.approx(before.eligible_at - 1_000_000)
+
+
+class ManyRestart(RuleBasedStateMachine):
+    """All shards together, against one `Restarts` for each that is never forgotten."""
+
+    @initialize(
+        rule=st.builds(CrashLoop, st.integers(1, 3), st.sampled_from([60.0, 600.0, 7200.0]))
+    )
+    def start(self, rule: CrashLoop) -> None:
+        self.now = 1000.0
+        self.rule = rule
+        self.model: dict[int | None, Restarts] = {}
+        self.restarting = Restarting(rule)
+
+    @rule(seconds=st.integers(0, 100) | st.integers(0, 3 * 3600))
+    def time_passes(self, seconds: int) -> None:
+        self.now += seconds
+
+    @rule(shard=st.sampled_from([None, 0, 1, 2]), eagerly=st.booleans())
+    def grant(self, shard: int | None, eagerly: bool) -> None:  # noqa: FBT001
+        model = self.model.setdefault(shard, Restarts(self.rule))
+        if not eagerly:  # a journal of another rule may have any grants
+            self.now = max(self.now, math.ceil(model.eligible_at) if model.level else 0)
+        model.grant(self.now)
+        self.restarting.grant(shard, self.now)
+
+    @rule(shard=st.sampled_from([None, 0]))
+    def forgive(self, shard: int | None) -> None:
+        self.model.pop(shard, None)
+        self.restarting.forgive(shard)
+
+    @invariant()
+    def they_agree(self) -> None:
+        slowed = {
+            shard: model.eligible_at
+            for shard, model in self.model.items()
+            if model.eligible_at > self.now
+        }
+        assert self.restarting.slowed(self.now) == len(slowed)
+        longest = list(self.restarting.longest(self.now))
+        assert sorted(longest, key=str) == sorted(slowed, key=str)
+        assert [slowed[shard] for shard in longest] == sorted(slowed.values(), reverse=True)
+        for shard, model in self.model.items():
+            assert self.restarting.level(shard, self.now) == model.level_at(self.now)
+            if shard in slowed:
+                assert self.restarting.eligible_at(shard) == slowed[shard]
+            else:
+                assert self.restarting.eligible_at(shard) <= self.now
+
+
+TestManyRestart = ManyRestart.TestCase
+TestManyRestart.settings = settings(max_examples=150, stateful_step_count=50)
+
+
+class TestLastDay:
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from([None, 0, 1, 2]), st.integers(0, 100) | st.integers(0, int(DAY))
+            )
+        )
+    )
+    def test_it_counts_the_grants_and_shards_of_24_hours(
+        self, grants: list[tuple[int | None, int]]
+    ) -> None:
+        now, last_day, all_grants = 0, LastDay(), []
+        for shard, seconds in grants:
+            now += seconds
+            last_day.grant(shard, now)
+            all_grants.append((now, shard))
+            day = [(at, shard) for at, shard in all_grants if at > now - DAY]
+            assert last_day.granted(now) == len(day)
+            assert last_day.shards(now) == len({shard for _, shard in day} - {None})
+            for asked in (None, 0, 1, 2):
+                instants = [at for at, shard in day if shard == asked]
+                assert last_day.of(asked, now) == (
+                    Record(len(instants), instants[-1]) if instants else None
+                )
+        assert last_day.granted(now + DAY) == last_day.shards(now + DAY) == 0
 
 
 class TestUsage:

@@ -109,7 +109,7 @@ class AnyOrder(RuleBasedStateMachine):
     def arrive(self, crowd: list[Client]) -> None:
         for client in crowd:
             self.here.append(client)
-            self.line_of(client).arrive(client)
+            self.line_of(client).arrive(client, self.now)
         self.run_until(self.now)
 
     @precondition(lambda self: self.here)
@@ -200,7 +200,7 @@ class AnyOrder(RuleBasedStateMachine):
     def grant(self, bucket: int) -> None:
         line, pace = self.lines[bucket], self.paces[bucket]
         line.forget(self.now)
-        client = line.next()
+        client = line.next(self.now)
         assert client is not None
         self.assert_may_identify(client, bucket)
         line.grant(client)

@@ -28,6 +28,18 @@ GATEWAY = Gateway(url="wss://gateway.test", shards=1)
 MOMENT = 0.001  # enough for trio to run what is runnable, in the order in which it became so
 
 
+class Nobody:
+    """A client who has asked and gone."""
+
+    peer = "nobody"
+
+    def has_left(self) -> bool:
+        return True
+
+    def hand_over(self, grant: int) -> bool:
+        raise AssertionError(f"it is gone, and got grant {grant}")
+
+
 def limit(
     remaining: int = 1000,
     total: int = 1000,

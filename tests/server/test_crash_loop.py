@@ -60,9 +60,13 @@ async def test_an_operator_sees_who_is_slowed_down() -> None:
     async with serving(crash_loop="1/600") as client:
         for _ in range(2):
             await client.get("/?shard=7")
-        (slowed,) = json.loads((await client.get("/status")).body)["slowed_down"]
-        assert (slowed["shard"], slowed["level"]) == (7, 1)
-        assert slowed["eligible_in"] == pytest.approx(60)
+        found = json.loads((await client.get("/status")).body)["slowed_down"]
+        assert found == {
+            "shards": 1,
+            "longest": [
+                {"shard": 7, "level": 1, "eligible_in": pytest.approx(60), "starts": 2},
+            ],
+        }
         assert b"gateway_queue_slowed_shards 1.0" in (await client.get("/metrics")).body
 
 
@@ -75,11 +79,46 @@ async def test_whoever_is_slowed_down_is_not_counted_as_ahead() -> None:
         polled = client.ask("/?shard=10&wait=0.5")
         await trio.sleep(0.4)
         now = trio.current_time()
-        seats = json.loads((await client.get("/status")).body)["seats"]
+        seats = json.loads((await client.get("/status?seats=true")).body)["seats"]
         expected = {seat["shard"]: now + seat["expected_in"] for seat in seats}
         told = json.loads((await polled.answered()).body)["expected_in"]
         assert abs(trio.current_time() + told - expected[10]) < INTERVAL
         assert abs((await healthy.answered()).at - expected[9]) < INTERVAL
+
+
+async def test_requests_without_a_shard_are_one_shard_where_there_is_one_bucket(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "journal.sqlite"
+    async with serving(crash_loop="6/600", journal=SQLiteJournal.at(path)) as client:
+        calls = [client.ask("/") for _ in range(20)]
+        await trio.sleep(60)
+        assert sum(call.answer is not None for call in calls) == 7
+        shards = [await client.get(f"/?shard={shard}") for shard in range(3)]
+        assert shards[-1].at - shards[0].at == pytest.approx(2 * INTERVAL)
+        (slowed,) = json.loads((await client.get("/status")).body)["slowed_down"]["longest"]
+        assert (slowed["shard"], slowed["level"], slowed["starts"]) == (None, 1, 7)
+        await trio.sleep(60)
+        assert sum(call.answer is not None for call in calls) == 8
+        for call in calls:
+            call.leave()
+    # The journal remembers them.
+    async with serving(crash_loop="6/600", journal=SQLiteJournal.at(path)) as client:
+        nameless, named = client.ask("/"), client.ask("/?shard=9")
+        assert (await named.answered()).at < (await nameless.answered()).at - 60
+
+
+async def test_requests_without_a_shard_are_nobody_where_there_are_several_buckets() -> None:
+    async with serving(crash_loop="1/600", token=True) as client:
+        queue = client.app.bot.queue
+        queue.read(limit(), GATEWAY, trio.current_time())
+        calls = [client.ask("/") for _ in range(6)]
+        await trio.sleep(4 * INTERVAL)
+        assert sum(call.answer is not None for call in calls) == 2
+        queue.read(limit(max_concurrency=2), GATEWAY, trio.current_time())
+        await trio.sleep(4.5 * INTERVAL)
+        assert all(call.answer is not None for call in calls)
+        assert json.loads((await client.get("/status")).body)["slowed_down"]["shards"] == 0
 
 
 async def test_each_raise_of_its_level_is_logged() -> None:

@@ -62,9 +62,11 @@ async def test_it_is_told_why_nothing_is_granted() -> None:
         queue = client.app.bot.queue
         told = await body(client, "/?shard=0&wait=1")
         assert (told["reason"], told["expected_in"]) == ("limits_unknown", None)
-        queue.read(limit(remaining=0), GATEWAY, trio.current_time())
+        assert "reset_in" not in told
+        queue.read(limit(remaining=0, reset_after=3600), GATEWAY, trio.current_time())
         told = await body(client, "/?shard=0&wait=1")
         assert (told["reason"], told["expected_in"]) == ("reserve", None)
+        assert told["reset_in"] == pytest.approx(3599)
         queue.end()
         began = trio.current_time()
         told = await body(client, "/?shard=0&wait=3600")
@@ -76,6 +78,18 @@ async def test_nobody_is_granted_while_it_is_told_to_ask_again() -> None:
         slow = client.ask(f"/?shard=0&wait={INTERVAL - 1}", slow=2)  # told across the opening
         assert (await slow.answered()).status == 202
         assert (await client.get("/?shard=0")).status == 200  # the one start is still there
+
+
+async def test_without_a_token_it_is_told_when_the_next_start_comes_back() -> None:
+    async with serving(starts=2, reserve="1") as client:
+        await client.get("/?shard=0")
+        granted_at = trio.current_time()
+        await trio.sleep(600)
+        told = await body(client, "/?shard=1&wait=1")
+        assert told["reason"] == "reserve"
+        back_at = trio.current_time() + told["reset_in"]
+        assert (await client.get("/?shard=1")).at == pytest.approx(back_at, abs=0.1)
+        assert back_at - granted_at == pytest.approx(86_400, abs=1)
 
 
 async def test_when_it_ends_the_patient_are_told_at_once_and_the_others_wait_on() -> None:
@@ -108,7 +122,7 @@ async def test_what_is_expected_is_off_by_less_than_an_interval_with_leavers() -
         for shard in range(40, 60, 3):
             calls.pop(shard).leave()
         await trio.sleep(MOMENT)
-        status = json.loads((await client.get("/status")).body)
+        status = json.loads((await client.get("/status?seats=true")).body)
         now = trio.current_time()
         for seat in status["seats"]:
             expected[seat["shard"]] = now + seat["expected_in"]

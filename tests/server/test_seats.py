@@ -1,11 +1,13 @@
 """A place in line is kept, whatever cut the client off."""
 
+import json
+import re
 import time as wall
 
 import pytest
 import trio
 from asgi import Call, Client
-from serving import GATEWAY, INTERVAL, MOMENT, limit, serving
+from serving import GATEWAY, INTERVAL, MOMENT, Nobody, limit, serving
 from structlog.testing import capture_logs
 
 
@@ -87,6 +89,33 @@ async def test_the_newest_request_for_a_shard_has_its_best_seat_and_both_are_ser
         assert newer < other < older
 
 
+async def test_how_long_it_waited_counts_from_the_first_request_for_its_seat() -> None:
+    with capture_logs() as logs:
+        async with serving() as client:
+            for shard in range(4):
+                client.ask(f"/?shard={shard}")
+            await trio.sleep(MOMENT)
+            for _ in range(3):  # it polls
+                assert (await client.get("/?shard=9&wait=4")).status == 202
+                await trio.sleep(1)
+            once_more = client.ask("/?shard=9")
+            await trio.sleep(1)
+            seats = json.loads((await client.get("/status?seats=true")).body)["seats"]
+            once_more.leave()
+            await trio.sleep(1)
+            await client.get("/?shard=9")
+            metrics = (await client.get("/metrics")).body.decode()
+
+    assert [seat["waited"] for seat in seats if seat["shard"] == 9] == [pytest.approx(16, abs=0.1)]
+    (left,) = [entry for entry in logs if entry["event"] == "identify_left"]
+    assert left["waited"] == pytest.approx(16, abs=0.1)
+    granted = [entry["waited"] for entry in logs if entry["event"] == "identify_granted"]
+    assert granted[-1] == pytest.approx(5 * INTERVAL, abs=0.1)
+    total = re.search(r"^gateway_queue_wait_seconds_sum (.+)$", metrics, re.MULTILINE)
+    assert total is not None
+    assert float(total[1]) == pytest.approx(sum(granted), abs=0.01)
+
+
 async def test_seats_outlive_a_change_of_max_concurrency() -> None:
     async with serving(token=True) as client:
         queue = client.app.bot.queue
@@ -130,18 +159,6 @@ async def test_a_client_that_asks_again_all_the_time_takes_no_more_than_its_seat
 async def test_a_hundred_thousand_absent_seats_cost_a_grant_next_to_nothing() -> None:
     with capture_logs():
         await grant_among_absent_seats()
-
-
-class Nobody:
-    """A client who has asked and gone."""
-
-    peer = "nobody"
-
-    def has_left(self) -> bool:
-        return True
-
-    def hand_over(self, grant: int) -> bool:
-        raise AssertionError(f"it is gone, and got grant {grant}")
 
 
 async def grant_among_absent_seats() -> None:

@@ -4,10 +4,8 @@ Pure: from the JSON to what rich can print; no clock, no terminal, no I/O. What 
 is ASCII but for the bar, and the bar too where the terminal's encoding has no more.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from heapq import nlargest
 from typing import Annotated
 
@@ -25,14 +23,20 @@ WIDEST_BAR = 60
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    error: str
+    age: FiniteFloat
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     known: bool
     source: str
     total: int
     remaining: int
     reserve: int
-    reset_after: FiniteFloat | None
-    max_concurrency: int
+    reset_in: FiniteFloat | None
+    failure: Failure | None
 
     @property
     def used(self) -> int:
@@ -56,30 +60,36 @@ class LastDay:
 
 
 @dataclass(frozen=True, slots=True)
+class Seat:
+    shard: int | None
+    expected_in: FiniteFloat | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bucket:
     bucket: int
     waiting: int
     away: int
     opens_in: FiniteFloat
+    next: list[Seat]
 
 
 @dataclass(frozen=True, slots=True)
 class SlowedDown:
-    shard: int
+    shard: int | None
     level: int
     eligible_in: FiniteFloat
+    starts: int
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    shard: int | None
-    bucket: int
-    position: int
-    expected_in: FiniteFloat | None
-    reason: str
+class AllSlowedDown:
+    shards: int
+    longest: list[SlowedDown]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Status:
     """The body of ``/status``, as far as it is shown. Lengths are in seconds."""
 
@@ -89,18 +99,15 @@ class Status:
     ready: bool
     obstacle: str | None
     limits: Limits
+    waiting: int
+    away: int
+    covered: int
+    all_in_in: FiniteFloat | None
+    recommended_shards: int | None
+    not_asked: int | None
     last_24_hours: LastDay
     buckets: list[Bucket]
-    slowed_down: list[SlowedDown]
-    seats: list[Seat]
-
-    @cached_property
-    def waiting(self) -> int:
-        return sum(bucket.waiting for bucket in self.buckets)
-
-    @cached_property
-    def away(self) -> int:
-        return sum(bucket.away for bucket in self.buckets)
+    slowed_down: AllSlowedDown
 
 
 def parse(body: bytes) -> Status:
@@ -120,8 +127,12 @@ def report(status: Status, address: str) -> RenderableType:
     facts.add_column(overflow="fold")
     facts.add_row("State", _state(status))
     facts.add_row("In line", f"{status.waiting} waiting, {status.away} away")
-    facts.add_row("Everyone in", _everyone_in(status))
+    facts.add_row("All of these in", _all_in(status))
+    if status.recommended_shards and status.not_asked is not None:
+        facts.add_row("Others", _not_asked(status.not_asked, status.recommended_shards))
     facts.add_row("Session starts", _starts(status.limits))
+    if status.limits.failure:
+        facts.add_row("Last failure", _failure(status.limits.failure))
     last_day = status.last_24_hours
     facts.add_row(
         "Last 24 hours", f"{_many(last_day.granted, 'grant')} to {_many(last_day.shards, 'shard')}"
@@ -179,15 +190,22 @@ def _state(status: Status) -> Text:
     return Text(words, "red")
 
 
-def _everyone_in(status: Status) -> Text:
-    if not status.seats:
+def _all_in(status: Status) -> Text:
+    if not status.waiting:
         return Text("nobody waits")
-    times = [seat.expected_in for seat in status.seats if seat.expected_in is not None]
-    if len(times) == len(status.seats):
-        return Text(length(max(times)))
-    if status.limits.known and status.limits.left < status.waiting:
-        return Text("unknown: more are waiting than session starts are left", "yellow")
+    if status.all_in_in is not None:
+        return Text(length(status.all_in_in))
+    if status.limits.known and status.covered < status.waiting:
+        covered = f"only {status.covered} of them" if status.covered else "none of them"
+        return Text(f"unknown: the session starts that are left cover {covered}", "yellow")
     return Text("unknown", "yellow")
+
+
+def _not_asked(absent: int, recommended: int) -> Text:
+    """The server knows only those who ask; the others may be to come, or be up for long."""
+    if not absent:
+        return Text(f"all {recommended} recommended shards have asked in 24h")
+    return Text(f"{absent} of the {recommended} recommended shards have not asked in 24h")
 
 
 def _starts(limits: Limits) -> RenderableType:
@@ -204,23 +222,33 @@ def _starts(limits: Limits) -> RenderableType:
         rule, back = f"of {limits.total} by Discord's count", "reset in"
     else:
         rule, back = f"of {limits.total} in any 24 hours", "the next comes back in"
-    if limits.used and limits.reset_after:
-        rule = f"{rule}; {back} {length(limits.reset_after)}"
+    if limits.used and limits.reset_in:
+        rule = f"{rule}; {back} {length(limits.reset_in)}"
     return Group(bar, rule)
 
 
-def _slowed_down(shards: Sequence[SlowedDown]) -> Text:
+def _failure(failure: Failure) -> Text:
+    """Why the limits could not be read; without what a terminal would obey."""
+    error = "".join(sign if sign.isprintable() else "?" for sign in failure.error)
+    return Text(f"{length(failure.age)} ago the limits could not be read: {error}", "yellow")
+
+
+def _slowed_down(slowed_down: AllSlowedDown) -> Text:
     """Those that have to wait longest first."""
-    if not shards:
+    if not slowed_down.shards:
         return Text("none")
-    longest = sorted(shards, key=lambda slowed: slowed.eligible_in, reverse=True)
     lines = [
-        f"shard {slowed.shard} for {length(slowed.eligible_in)} (crash loop, level {slowed.level})"
-        for slowed in longest[:MOST_SLOWED_SHOWN]
+        f"{_name(slowed.shard)} for {length(slowed.eligible_in)}"
+        f" (crash loop, level {slowed.level}, {_many(slowed.starts, 'start')} in 24h)"
+        for slowed in slowed_down.longest[:MOST_SLOWED_SHOWN]
     ]
-    if len(shards) > MOST_SLOWED_SHOWN:
-        lines.append(f"and {len(shards) - MOST_SLOWED_SHOWN} more")
+    if slowed_down.shards > len(lines):
+        lines.append(f"and {slowed_down.shards - len(lines)} more")
     return Text("\n".join(lines), "yellow")
+
+
+def _name(shard: int | None) -> str:
+    return "unnamed" if shard is None else f"shard {shard}"
 
 
 def _lines(status: Status) -> RenderableType:
@@ -233,10 +261,6 @@ def _lines(status: Status) -> RenderableType:
         table.add_column(name, justify="right", overflow="fold")
     for name in HEAD:
         table.add_column(name, overflow="fold")
-    heads = defaultdict(list)
-    for seat in sorted(status.seats, key=lambda seat: seat.position):
-        if seat.position <= len(HEAD):
-            heads[seat.bucket].append(_seat(seat))
     shown = nlargest(
         MOST_BUCKETS_SHOWN, taken, key=lambda bucket: (bucket.waiting, bucket.away, -bucket.bucket)
     )
@@ -246,7 +270,7 @@ def _lines(status: Status) -> RenderableType:
             str(bucket.waiting),
             str(bucket.away),
             length(bucket.opens_in) if bucket.opens_in else "open",
-            *heads[bucket.bucket],
+            *(_seat(seat) for seat in bucket.next[: len(HEAD)]),
         )
     waiting = status.waiting - sum(bucket.waiting for bucket in shown)
     away = status.away - sum(bucket.away for bucket in shown)

@@ -22,8 +22,8 @@ from gateway_queue.cli.report import Status, parse, report
 # A server that grants on time answers within milliseconds.
 ANSWER_SECONDS = 5.0
 
-# A hundred bytes for each of a million seats.
-LONGEST_ANSWER = 10**8
+# A few hundred bytes for each of ten thousand buckets, and to spare.
+LONGEST_ANSWER = 10**7
 
 
 @click.command()
@@ -34,7 +34,7 @@ def status(flags: Flags, *, url: str | None, as_json: bool) -> None:
     """Show what a running server is doing.
 
     Asks the server's /status: its session starts, who waits in which bucket, who is next
-    and when, and how long it takes until everyone is in.
+    and when, and how long it takes until all who wait are in.
 
     A server with an API key wants it here too: in the environment as
     GATEWAY_QUEUE_API_KEY, or in the file of that name in /run/secrets.

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 from gateway_queue.queue.standing import Standing
 
@@ -51,10 +52,12 @@ def granted(number: int) -> Answer:
 
 def put_off(standing: Standing) -> Answer:
     """Not yet: ask again."""
-    body = {
+    body: dict[str, Any] = {
         "message": "Not yet: ask again, your place is kept.",
         "position": standing.position,
         "expected_in": standing.expected_in,
         "reason": standing.reason,
     }
+    if standing.reset_in is not None:
+        body["reset_in"] = standing.reset_in
     return Answer.of(202, json.dumps(body).encode(), JSON, ASK_AGAIN)

@@ -26,6 +26,8 @@ from gateway_queue.http.asking import (
     confirmation_of,
     path_of,
     refuse_other_sites,
+    shard_of,
+    wants_seats,
 )
 from gateway_queue.http.holding import hold
 from gateway_queue.http.reader import Reader
@@ -191,6 +193,7 @@ def create_app() -> App:
     app.register_error_handler(HTTPException, _error_page)
     app.register_error_handler(Exception, _failure_page)
     app.add_url_rule("/openapi.json", view_func=_openapi)
+    _add_status(app)
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -201,10 +204,6 @@ def create_app() -> App:
         if reason := app.bot.queue.starts.why_not_ready():
             raise Problem(503, reason)
         return Response("ready\n", content_type="text/plain")
-
-    @app.get("/status")
-    async def status_page() -> Response:
-        return Response(await status.page(app.bot.queue), content_type=JSON)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -226,6 +225,21 @@ def create_app() -> App:
         return Response(b"", status=204)
 
     return app
+
+
+def _add_status(app: App) -> None:
+    @app.get("/status")
+    async def status_page() -> Response:
+        pages = app.bot.status
+        page = pages.with_seats if wants_seats(request.query_string) else pages.summary
+        return Response(await page.body(), content_type=JSON)
+
+    @app.get("/status/shards/<shard>")
+    async def status_of_shard(shard: str) -> Response:
+        found = app.bot.status.of_shard(shard_of(shard))
+        if found is None:
+            raise Problem(404, f"shard {shard} neither waits nor was granted in the last 24 hours")
+        return Response(json.dumps(found), content_type=JSON)
 
 
 async def _openapi() -> Response:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from gateway_queue.queue.rules.pace import Outcome
 
-# These never grant, with or without a shard.
+# These never grant, with or without a shard, nor does what is below /status/.
 RESERVED = frozenset(
     {
         "/confirm",
@@ -88,10 +88,11 @@ def ask_of(path: str, query: bytes) -> Ask | None:
 
     Raises Problem for a turn that cannot be meant.
     """
-    if path.rstrip("/") in RESERVED or path.endswith("/confirm"):
+    page = path.rstrip("/") in RESERVED or path.startswith("/status/")
+    if page or path.endswith("/confirm"):
         return None
     given = _parameters(query, {"shard", "wait", "confirm"})
-    shard = _shard(given["shard"]) if "shard" in given else None
+    shard = shard_of(given["shard"]) if "shard" in given else None
     if shard is None and path != "/":
         return None
     if shard is None and len(given) > 0:
@@ -109,7 +110,7 @@ def confirmation_of(query: bytes) -> Confirmation:
     if "shard" not in given:
         raise Problem(400, "shard is missing; confirm with POST /confirm?shard=42")
     return Confirmation(
-        _shard(given["shard"]),
+        shard_of(given["shard"]),
         _grant(given["grant"]) if "grant" in given else None,
         cast("Outcome", _choice("outcome", given.get("outcome", "identified"), OUTCOMES)),
     )
@@ -131,6 +132,12 @@ def refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
         raise Problem(403, "a web page of another site may not take turns or confirm them")
 
 
+def wants_seats(query: bytes) -> bool:
+    """Whether ``/status`` is to list all seats; raises Problem for what cannot be meant."""
+    given = _parameters(query, {"seats"})
+    return _choice("seats", given.get("seats", "false"), ("true", "false")) == "true"
+
+
 def _parameters(query: bytes, names: set[str]) -> Mapping[str, str]:
     given: dict[str, str] = {}
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
@@ -142,7 +149,7 @@ def _parameters(query: bytes, names: set[str]) -> Mapping[str, str]:
     return given
 
 
-def _shard(text: str) -> int:
+def shard_of(text: str) -> int:
     if re.fullmatch("[0-9]{1,10}", text) and int(text) <= LARGEST_SHARD:
         return int(text)
     raise Problem(

@@ -7,7 +7,6 @@ module knows tasks and the trio clock; the order of seats is `line`'s, the arith
 """
 
 import math
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -88,28 +87,29 @@ class Bucket:
         """When a shard that is not slowed down may be granted; inf if the clock can't tell."""
         return max(self.pace.ready_at, self._starts.more_at(now))
 
-    def granted_at(self, ahead: int, slowed_ahead: Sequence[float], now: float) -> float:
-        """When somebody with so many ahead is likely to be granted.
+    def granted_at(self, turn: Turn, now: float) -> float:
+        """When a turn that waits here is likely to be granted."""
+        return self.line.granted_at(turn, self._moves_at(now), self.pace.spacing.interval)
 
-        ``slowed_ahead``: when those of them are eligible who are slowed down. They take a
-        slot only if that comes first.
-        """
-        first_at = max(now, self.pace.opens_at)
-        interval = self.pace.spacing.interval
-        ahead -= len(slowed_ahead)
-        for eligible_at in sorted(slowed_ahead):
-            ahead += eligible_at <= first_at + ahead * interval
-        return first_at + ahead * interval
+    def all_granted_at(self, now: float) -> float:
+        """When the last of those who wait here is likely to be granted; there is somebody."""
+        return self.line.all_granted_at(self._moves_at(now), self.pace.spacing.interval)
 
-    def grants_before(self, at: float, now: float) -> int:
-        """How many of those who wait here will be granted before an instant, as far as we know."""
-        first_at = max(now, self.pace.opens_at)
-        slots = math.ceil((at - first_at) / self.pace.spacing.interval)
+    def grants_until(self, at: float, now: float) -> int:
+        """How many of those who wait here will be granted by an instant, as far as we know."""
+        slots = math.floor((at - self._moves_at(now)) / self.pace.spacing.interval) + 1
         return min(max(0, slots), self.line.waiting)
+
+    def all_move_at(self, now: float) -> float:
+        """When there was a slot for each of those who wait here, slowed down or not."""
+        return self._moves_at(now) + self.line.waiting * self.pace.spacing.interval
+
+    def _moves_at(self, now: float) -> float:
+        return max(now, self.pace.opens_at)
 
     def _next_look_at(self) -> float:
         now = trio.current_time()
-        self._due_at = max(self.may_grant_at(now), self._somebody_at(now))
+        self._due_at = max(now, self.may_grant_at(now), self.line.next_at)
         if not self.line.waiting:
             return self.line.forgets_at
         at = self._due_at
@@ -118,15 +118,6 @@ class Bucket:
         if LONG_WAIT < at - now < math.inf:
             at -= (at - now) / 500
         return min(self.line.forgets_at, at)
-
-    def _somebody_at(self, now: float) -> float:
-        """When one of those who wait is not slowed down."""
-        if not self.line.waiting or self._next(now) is not None:
-            return now
-        return min(self._starts.eligible_at(shard) for shard in self.line.shards)
-
-    def _next(self, now: float) -> Turn | None:
-        return self.line.next(lambda shard: self._starts.eligible_at(shard) <= now)
 
     def _take(self, turn: Turn) -> None:
         bucket = self._usher.seat(turn)
@@ -142,6 +133,7 @@ class Bucket:
         number = self._starts.spend(turn.shard, self.index, confirm=turn.confirm)
         if number is None:
             return
+        since = self.line.since(turn)
         self.line.grant(turn)
         turn.is_in_line = False
         turn.grant = number
@@ -149,7 +141,7 @@ class Bucket:
         now = trio.current_time()
         self.pace.grant(number, now, confirm=turn.confirm, in_hand=not turn.is_handed_over)
         turn.waiting.cancel()
-        self._report(Granted(turn.shard, self.index, now - turn.arrived_at, now - could_at))
+        self._report(Granted(turn.shard, self.index, now - since, now - could_at))
         if turn.shard is not None and (other := self.line.newest(turn.shard)):
             self._warn_of_second_client(turn.shard, turn.client, other.client)
 
@@ -161,7 +153,7 @@ class Bucket:
     def _next_who_is_here(self, now: float) -> Turn | None:
         """Whose turn it is; whoever is seen to have hung up loses theirs, not a session start."""
         for _ in range(PORTION):
-            turn = self._next(now)
+            turn = self.line.next(now)
             if turn is None or not turn.client.has_left():
                 return turn
             turn.leave()

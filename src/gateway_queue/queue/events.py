@@ -23,7 +23,11 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A shard may identify. ``late``: since the grant could have been given."""
+    """A shard may identify.
+
+    ``waited``: since the first request for its seat. ``late``: since the grant could have
+    been given.
+    """
 
     shard: int | None
     bucket: int
@@ -33,7 +37,7 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A client left without a grant."""
+    """A client left without a grant; ``waited``: since the first request for its seat."""
 
     shard: int | None
     waited: float
@@ -88,9 +92,9 @@ class AskedTwice:
 
 @dataclass(frozen=True, slots=True)
 class CrashLooping:
-    """A shard was granted too often, and is slowed down."""
+    """A shard was granted too often, and is slowed down; None: requests that name none."""
 
-    shard: int
+    shard: int | None
     level: int
     next_grant_in: float
 

@@ -10,6 +10,7 @@ from itertools import count
 import trio
 
 from gateway_queue.queue.bucket import Bucket
+from gateway_queue.queue.coverage import Coverage
 from gateway_queue.queue.events import (
     BucketsChanged,
     ConfirmationIgnored,
@@ -29,6 +30,14 @@ from gateway_queue.queue.turn import Client, Turn
 # How long after a grant what its client says of it counts, in seconds. Each repetition moves
 # the bucket's opening later, so a client that confirms on each heartbeat would shut it for all.
 CONFIRM_WITHIN = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsFailure:
+    """Why the last reading of the limits failed, and when."""
+
+    why: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +65,14 @@ class Queue:
         self.started_at = trio.current_time()
         self.ending = False
         self.gateway: Gateway | None = None
+        self.limits_failure: LimitsFailure | None = None
+        self.coverage = Coverage()
         self._seat_ttl = seat_ttl
         self._seats = count(1)
         self._resized = trio.Event()
         self._warned_of_numberless = False
         self._repeated: dict[int, int] = {}  # grants that were confirmed for too long, by shard
+        starts.count_nameless_as_one(really=layout.buckets == 1)
         opens_at = late(
             max(self.started_at + interval, starts.latest_unconfirmed + self.spacing.hold)
         )
@@ -100,6 +112,7 @@ class Queue:
         """Take Discord's answer to a request that was sent at ``sent_at``."""
         self.gateway = gateway
         self.starts.read(limit, sent_at)
+        self.coverage = Coverage()
         if limit.max_concurrency != self.layout.max_concurrency:
             self._resize(Layout(limit.max_concurrency, self.layout.cap))
         for bucket in self.buckets:
@@ -143,7 +156,7 @@ class Queue:
         bucket = self.bucket_of(turn.shard)
         if turn.is_in_line is not None:
             return bucket
-        returns = bucket.line.arrive(turn)
+        returns = bucket.line.arrive(turn, turn.arrived_at)
         turn.is_in_line = True
         if turn.patient and self.ending:
             turn.waiting.cancel()
@@ -157,12 +170,13 @@ class Queue:
         bucket = self.seat(turn)
         if not bucket.line.away:
             bucket.look_again()  # from now on there is a seat to be forgotten one day
+        since = bucket.line.since(turn)
         bucket.line.leave(turn, now)
         turn.is_in_line = False
         if turn.was_put_off:
             self.report(PutOff(turn.shard))
         else:
-            self.report(Left(turn.shard, now - turn.arrived_at))
+            self.report(Left(turn.shard, now - since))
 
     def _done(self, turn: Turn) -> None:
         if turn.grant is not None:
@@ -180,6 +194,7 @@ class Queue:
 
     def _resize(self, layout: Layout) -> None:
         old, self.layout = self.buckets, layout
+        self.starts.count_nameless_as_one(really=layout.buckets == 1)
         self.buckets = [
             self._bucket(index, Pace.merged(bucket.pace for bucket in old))
             for index in range(layout.buckets)
@@ -198,7 +213,7 @@ class Queue:
         return Bucket(
             index,
             pace=pace,
-            line=Line(self._seats, self._seat_ttl),
+            line=Line(self._seats, self._seat_ttl, self.starts.restarting.eligible_at),
             starts=self.starts,
             report=self.report,
             usher=self,

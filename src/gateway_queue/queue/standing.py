@@ -3,9 +3,7 @@
 It reads the queue and changes nothing, but that whoever asks is seated by then.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Literal
 
 import trio
@@ -20,69 +18,49 @@ Reason = Literal[Obstacle, "interval", "crash_loop", "ending"]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a waiting request stands; ``expected_in`` is in seconds, None if nobody can know."""
+    """How a waiting request stands.
+
+    ``expected_in`` is in seconds, None if nobody can know. ``reset_in``: seconds until
+    session starts come back, where that is what it waits for.
+    """
 
     position: int
     expected_in: float | None
     reason: Reason
+    reset_in: float | None = None
 
 
 def standing_of(turn: Turn, queue: Queue) -> Standing:
     """How one waiting request stands."""
     now = trio.current_time()
     bucket = queue.seat(turn)
-    return _standing(
-        turn,
-        bucket,
-        queue,
-        position=bucket.line.position(turn),
-        slowed_ahead=[
-            restarts.eligible_at
-            for shard, restarts in queue.starts.slowed(now)
-            for _ in range(bucket.line.seats_before(turn, shard))
-        ],
-        left=_left_to_share(queue, now),
-    )
-
-
-def standings(bucket: Bucket, queue: Queue) -> Iterator[tuple[Turn, Standing]]:
-    """How everybody in a bucket stands, in the order of seats."""
-    now = trio.current_time()
-    left = _left_to_share(queue, now)
-    slowed_ahead: list[float] = []
-    for position, turn in enumerate(list(bucket.line), 1):
-        yield (
-            turn,
-            _standing(turn, bucket, queue, position=position, slowed_ahead=slowed_ahead, left=left),
-        )
-        if (eligible_at := queue.starts.eligible_at(turn.shard)) > now:
-            slowed_ahead.append(eligible_at)
-
-
-def _standing(
-    turn: Turn,
-    bucket: Bucket,
-    queue: Queue,
-    *,
-    position: int,
-    slowed_ahead: Sequence[float],
-    left: float,
-) -> Standing:
-    now = trio.current_time()
-    eligible_at = queue.starts.eligible_at(turn.shard)
-    obstacle = queue.starts.obstacle(now)
-    reason: Reason = obstacle or ("crash_loop" if eligible_at > now else "interval")
-    at = max(bucket.granted_at(position - 1, slowed_ahead, now), eligible_at)
-    if left < inf:
-        left -= sum(other.grants_before(at, now) for other in queue.buckets)
+    reason: Reason = queue.starts.obstacle(now) or "interval"
+    expected_in = seconds_until(bucket.granted_at(turn, now), queue, now)
+    if reason == "interval" and queue.starts.restarting.eligible_at(turn.shard) > now:
+        reason = "crash_loop"
+    if queue.ending:
+        reason = "ending"
     return Standing(
-        position,
-        round(at - now, 3) if left > 0 and obstacle is None else None,
-        "ending" if queue.ending else reason,
+        bucket.line.position(turn),
+        expected_in,
+        reason,
+        round(queue.starts.back_in(now), 3) if reason == "reserve" else None,
     )
 
 
-def _left_to_share(queue: Queue, now: float) -> float:
-    """How many starts there are for those who wait; inf if there is one for each."""
-    left = queue.starts.left(now)
-    return inf if left >= sum(bucket.line.waiting for bucket in queue.buckets) else left
+def all_in_in(bucket: Bucket, queue: Queue) -> float | None:
+    """Seconds until the last of those who wait in a bucket is in, None if nobody can know."""
+    if not bucket.line.waiting:
+        return 0.0
+    now = trio.current_time()
+    return seconds_until(bucket.all_granted_at(now), queue, now)
+
+
+def seconds_until(granted_at: float, queue: Queue, now: float) -> float | None:
+    """How far away a grant is, None if it will not be given then or nobody can know."""
+    starts = queue.starts
+    if starts.obstacle(now) or granted_at > queue.coverage.until(
+        queue.buckets, starts.left(now), now
+    ):
+        return None
+    return round(granted_at - now, 3)

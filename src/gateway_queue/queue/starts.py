@@ -6,8 +6,8 @@ task and nothing of the order or the pace of grants.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import trio
@@ -27,7 +27,8 @@ from gateway_queue.queue.rules.allowance import (
     Usage,
     usage,
 )
-from gateway_queue.queue.rules.crash_loop import CrashLoop, Restarts
+from gateway_queue.queue.rules.crash_loop import CrashLoop, Restarting
+from gateway_queue.queue.rules.last_day import LastDay
 
 # How long a grant may be confirmed.
 CONFIRMABLE = 900.0
@@ -61,19 +62,18 @@ class Starts:
     ) -> None:
         self.allowance = allowance
         self.journal = journal
-        self._crash_loop = crash_loop
+        self.last_day = LastDay()
+        self.restarting = Restarting(crash_loop)
         self._retry = retry
         self._report = report
         self._journal_ready_at = -math.inf  # later: the last write failed
         self._usage = Usage.NORMAL
-        self._restarts: dict[int, Restarts] = {}
-        self._latest: dict[int, Grant] = {}
+        self._nameless_are_one = True
+        self._latest: dict[int, Grant] = {}  # those that may still be confirmed, oldest first
         past_day = journal.last_day()
         now = trio.current_time()
         for past in past_day:
-            self.allowance.spend(now - past.age)
-            if past.shard is not None:
-                self._remember(past.shard, Grant(past.number, now - past.age, past.confirm))
+            self._remember(past.shard, Grant(past.number, now - past.age, past.confirm))
         self._watch_usage(now)
 
     def read(self, limit: SessionStartLimit, sent_at: float) -> None:
@@ -110,16 +110,19 @@ class Starts:
                 return str(error)
         return None
 
-    def eligible_at(self, shard: int | None) -> float:
-        """When a shard may be granted again: later than now if it is in a crash loop."""
-        restarts = self._restarts.get(shard) if shard is not None else None
-        return restarts.eligible_at if restarts else -math.inf
+    def back_in(self, now: float) -> float:
+        """Seconds until starts come back."""
+        more_at = self.allowance.more_at(now)
+        return more_at - now if now < more_at < math.inf else self.allowance.reset_after(now)
 
-    def slowed(self, now: float) -> Iterator[tuple[int, Restarts]]:
-        """The shards that are in a crash loop, and have to wait for it."""
-        for shard, restarts in self._restarts.items():
-            if restarts.eligible_at > now:
-                yield shard, restarts
+    def count_nameless_as_one(self, *, really: bool) -> None:
+        """Whether requests that name no shard are one shard to the rule against crash loops.
+
+        They are where there is one bucket. Of several buckets' shards nobody can tell.
+        """
+        self._nameless_are_one = really
+        if not really:
+            self.restarting.forgive(None)
 
     @property
     def latest_unconfirmed(self) -> float:
@@ -146,24 +149,34 @@ class Starts:
             self._report(JournalRecovered())
             self._journal_ready_at = -math.inf
         now = trio.current_time()
-        self.allowance.spend(now)
-        if shard is not None:
-            self._remember(shard, Grant(number, now, confirm))
-            self._warn_of_crash_loop(shard, now)
+        self._remember(shard, Grant(number, now, confirm))
+        self._warn_of_crash_loop(shard, now)
         self._watch_usage(now)
         return number
 
-    def _remember(self, shard: int, grant: Grant) -> None:
-        latest = self._latest.get(shard)
-        if latest is None or grant.number > latest.number:
-            self._latest[shard] = grant
-        if self._crash_loop is not None:
-            self._restarts.setdefault(shard, Restarts(self._crash_loop)).grant(grant.at)
+    def _remember(self, shard: int | None, grant: Grant) -> None:
+        self.allowance.spend(grant.at)
+        self.last_day.grant(shard, grant.at)
+        if shard is not None or self._nameless_are_one:
+            self.restarting.grant(shard, grant.at)
+        if shard is not None:
+            self._forget_unconfirmable(grant.at)
+            latest = self._latest.get(shard)
+            # After the clock was set back an older one may come last out of the journal.
+            if latest is None or grant.number > latest.number:
+                self._latest.pop(shard, None)
+                self._latest[shard] = grant
 
-    def _warn_of_crash_loop(self, shard: int, now: float) -> None:
-        eligible_at = self.eligible_at(shard)
+    def _forget_unconfirmable(self, now: float) -> None:
+        for shard, grant in list(islice(self._latest.items(), 2)):
+            if grant.at + CONFIRMABLE <= now:
+                del self._latest[shard]
+
+    def _warn_of_crash_loop(self, shard: int | None, now: float) -> None:
+        eligible_at = self.restarting.eligible_at(shard)
         if eligible_at > now:
-            self._report(CrashLooping(shard, self._restarts[shard].level, eligible_at - now))
+            level = self.restarting.level(shard, now)
+            self._report(CrashLooping(shard, level, eligible_at - now))
 
     def _watch_usage(self, now: float) -> None:
         """Report each time half of the starts are used, or the reserve is reached."""

@@ -1,5 +1,8 @@
 """What is counted as it happens. Names follow https://prometheus.io/docs/practices/naming/."""
 
+from collections import deque
+
+import trio
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from gateway_queue.queue.events import Event, Granted, InvalidSession, Left, LimitsUnread
@@ -9,6 +12,10 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a third more lines
 # From an idle bucket to a fleet of hundreds at one grant per 5.5 s.
 WAITS = (0.01, 0.1, 1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 LATENESSES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+# How many reports of op 9s are remembered singly, for those who look at them.
+REPORTS = 1_000
 
 
 class Metrics:
@@ -26,7 +33,7 @@ class Metrics:
         )
         self.wait = Histogram(
             "gateway_queue_wait_seconds",
-            "From a request to its grant.",
+            "From the first request for a seat to its grant.",
             buckets=WAITS,
             registry=self.registry,
         )
@@ -46,6 +53,8 @@ class Metrics:
             "Identifies that clients reported as answered with op 9.",
             registry=self.registry,
         )
+        # When they were reported, and of which shards.
+        self.latest_invalid_sessions: deque[tuple[float, int]] = deque(maxlen=REPORTS)
 
     def count(self, event: Event) -> None:
         """Count what the queue reports."""
@@ -60,3 +69,4 @@ class Metrics:
                 self.refresh_failures.inc()
             case InvalidSession():
                 self.invalid_sessions.inc()
+                self.latest_invalid_sessions.append((trio.current_time(), event.shard))

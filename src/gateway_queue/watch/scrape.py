@@ -51,7 +51,7 @@ def _gauges(queue: Queue) -> Iterator[Metric]:
     yield waiting
     yield away
     yield _gauge(
-        "slowed_shards", "Shards that wait for their crash loop.", len(list(starts.slowed(now)))
+        "slowed_shards", "Shards that wait for their crash loop.", starts.restarting.slowed(now)
     )
     yield _gauge(
         "ready",

@@ -1,40 +1,168 @@
 """What operators and sharders may see of the queue, as JSON."""
 
 import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import Any
 
 import trio
 
 from gateway_queue import __version__
+from gateway_queue.queue.bucket import Bucket
 from gateway_queue.queue.queue import Queue
-from gateway_queue.queue.standing import standings
+from gateway_queue.queue.rules.allowance import ReadAllowance
+from gateway_queue.queue.standing import Standing, all_in_in, standing_of
+from gateway_queue.queue.turn import Turn
+from gateway_queue.watch.metrics import Metrics
 
-# Seats described in one go: a few milliseconds at the most in which nothing is granted.
+# A page is made at most once in so many seconds, whoever asks.
+GOOD_FOR = 1.0
+
+# Seats, buckets or shards looked at in one go: at most a few milliseconds without a grant.
 SLICE = 250
 
+# What nobody reads to the end is cut short.
+NEXT = 3  # of each line
+LONGEST_SLOWED = 10
+MOST_INVALID = 10
 
-async def page(queue: Queue) -> bytes:
-    """The body of ``/status``, made in slices so that no grant waits for all of it."""
-    seats: list[str] = []
-    for bucket in queue.buckets:
-        for number, (turn, standing) in enumerate(standings(bucket, queue)):
-            seats.append(
-                json.dumps(
-                    {
-                        "shard": turn.shard,
-                        "bucket": bucket.index,
-                        "position": standing.position,
-                        "expected_in": standing.expected_in,
-                        "reason": standing.reason,
-                        "waited": _rounded(trio.current_time() - turn.arrived_at),
-                    }
-                )
-            )
-            if number % SLICE == SLICE - 1:
+# Reports of op 9s older than this, in seconds, are no news.
+NEWS = 900.0
+
+# Nobody is recommended more shards than this.
+MOST_SHARDS = 100_000
+
+
+class Page:
+    """A page that all readers share: it is made once a second, for all who wait for it."""
+
+    def __init__(self, make: Callable[[], Awaitable[bytes]]) -> None:
+        self._make = make
+        self._made_at = float("-inf")
+        self._body = b""
+        self._making = trio.Lock()
+
+    async def body(self) -> bytes:
+        async with self._making:
+            now = trio.current_time()
+            if now - self._made_at >= GOOD_FOR:
+                self._body = await self._make()
+                self._made_at = now
+            return self._body
+
+
+class Status:
+    """The pages about the state of one queue."""
+
+    def __init__(self, queue: Queue, metrics: Metrics) -> None:
+        self._queue = queue
+        self._metrics = metrics
+        self.summary = Page(self._summary)
+        self.with_seats = Page(self._with_seats)
+
+    def of_shard(self, shard: int) -> dict[str, Any] | None:
+        """All there is to know of one shard; None if nothing is."""
+        now = trio.current_time()
+        queue, starts = self._queue, self._queue.starts
+        bucket = queue.bucket_of(shard)
+        place = bucket.line.of(shard)
+        day = starts.last_day.of(shard, now)
+        if place is None and day is None:
+            return None
+        latest = starts.latest(shard, now)
+        level = starts.restarting.level(shard, now)
+        here = place is not None and bool(place.requests)
+        seat = _standing(standing_of(place.requests[-1], queue)) if place and here else None
+        return {
+            "shard": shard,
+            "bucket": bucket.index,
+            "state": "waiting" if here else "away" if place else "granted",
+            "requests": len(place.requests) if place else 0,
+            "seat": seat,
+            "waited": _rounded(now - place.seats[0].since) if place else None,
+            "away_for": _rounded(now - place.left_at) if place and not here else None,
+            "starts": day.grants if day else 0,
+            "granted_ago": _rounded(now - day.latest_at) if day else None,
+            "grant": latest.number if latest else None,
+            "level": level,
+            "eligible_in": _eligible_in(shard, queue, now),
+        }
+
+    async def _summary(self) -> bytes:
+        return json.dumps(await self._summarized()).encode()
+
+    async def _with_seats(self) -> bytes:
+        seats: list[str] = []
+        for bucket in self._queue.buckets:
+            for number, turn in enumerate(list(bucket.line)):
+                if turn in bucket.line:
+                    seats.append(json.dumps(_seat(turn, bucket, self._queue)))
+                if number % SLICE == SLICE - 1:
+                    await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+        summary = json.dumps(await self._summarized())
+        return f'{summary[:-1]}, "seats": [{", ".join(seats)}]}}'.encode()
+
+    async def _summarized(self) -> dict[str, Any]:
+        queue, starts = self._queue, self._queue.starts
+        buckets = await self._buckets()
+        not_asked = await self._not_asked()
+        now = trio.current_time()
+        waiting = sum(bucket["waiting"] for bucket in buckets)
+        all_in = [bucket["all_in_in"] for bucket in buckets]
+        return {
+            "version": __version__,
+            "uptime": _rounded(now - queue.started_at),
+            "ready": starts.why_not_ready() is None,
+            "obstacle": "ending" if queue.ending else starts.obstacle(now),
+            "limits": _limits(queue, now),
+            "pace": {"interval": queue.spacing.interval},
+            "waiting": waiting,
+            "away": sum(bucket["away"] for bucket in buckets),
+            "covered": min(waiting, starts.left(now)),
+            "all_in_in": None if None in all_in else max(all_in),
+            "recommended_shards": queue.gateway.shards if queue.gateway else None,
+            "not_asked": not_asked,
+            "last_24_hours": {
+                "granted": starts.last_day.granted(now),
+                "shards": starts.last_day.shards(now),
+            },
+            "buckets": buckets,
+            "slowed_down": _slowed_down(queue, now),
+            "invalid_sessions": self._invalid_sessions(now),
+        }
+
+    async def _buckets(self) -> list[dict[str, Any]]:
+        found = []
+        for bucket in self._queue.buckets:
+            found.append(_bucket(bucket, self._queue))
+            if len(found) % SLICE == 0:
                 await trio.lowlevel.checkpoint()
-        await trio.lowlevel.checkpoint()
-    summary = json.dumps(_summary(queue))
-    return f'{summary[:-1]}, "seats": [{", ".join(seats)}]}}'.encode()
+        return found
+
+    async def _not_asked(self) -> int | None:
+        """How many of the recommended shards neither wait nor were granted in 24 hours."""
+        queue = self._queue
+        if queue.gateway is None or queue.gateway.shards > MOST_SHARDS:
+            return None
+        absent = 0
+        for shard in range(queue.gateway.shards):
+            if not queue.bucket_of(shard).line.of(shard):
+                absent += not queue.starts.last_day.of(shard, trio.current_time())
+            if shard % SLICE == SLICE - 1:
+                await trio.lowlevel.checkpoint()
+        return absent
+
+    def _invalid_sessions(self, now: float) -> dict[str, Any]:
+        news = [shard for at, shard in self._metrics.latest_invalid_sessions if at > now - NEWS]
+        return {
+            "reports": len(news),
+            "shards": [
+                {"shard": shard, "reports": reports}
+                for shard, reports in Counter(news).most_common(MOST_INVALID)
+            ],
+        }
 
 
 def gateway_bot(queue: Queue) -> dict[str, Any] | None:
@@ -58,44 +186,74 @@ def gateway_bot(queue: Queue) -> dict[str, Any] | None:
     }
 
 
-def _summary(queue: Queue) -> dict[str, Any]:
-    now = trio.current_time()
-    starts, allowance = queue.starts, queue.starts.allowance
-    granted, shards = starts.journal.counts_of_last_day()
+def _limits(queue: Queue, now: float) -> dict[str, Any]:
+    allowance, failure = queue.starts.allowance, queue.limits_failure
+    age = None
+    if isinstance(allowance, ReadAllowance) and allowance.known:
+        age = _rounded(now - allowance.sent_at)
     return {
-        "version": __version__,
-        "uptime": _rounded(now - queue.started_at),
-        "ready": starts.why_not_ready() is None,
-        "obstacle": "ending" if queue.ending else starts.obstacle(now),
-        "limits": {
-            "known": allowance.known,
-            "source": "discord" if allowance.read_from_discord else "counted",
-            "total": allowance.total,
-            "remaining": allowance.remaining(now),
-            "reserve": allowance.reserved,
-            "reset_after": _rounded(allowance.reset_after(now)) if allowance.known else None,
-            "max_concurrency": queue.layout.max_concurrency,
-        },
-        "last_24_hours": {"granted": granted, "shards": shards},
-        "buckets": [
-            {
-                "bucket": bucket.index,
-                "waiting": bucket.line.waiting,
-                "away": bucket.line.away,
-                "opens_in": _rounded(max(0.0, bucket.pace.opens_at - now)),
-            }
-            for bucket in queue.buckets
-        ],
-        "slowed_down": [
-            {
-                "shard": shard,
-                "level": restarts.level,
-                "eligible_in": _rounded(restarts.eligible_at - now),
-            }
-            for shard, restarts in starts.slowed(now)
+        "known": allowance.known,
+        "source": "discord" if allowance.read_from_discord else "counted",
+        "total": allowance.total,
+        "remaining": allowance.remaining(now),
+        "reserve": allowance.reserved,
+        "reset_in": _rounded(allowance.reset_after(now)) if allowance.known else None,
+        "max_concurrency": queue.layout.max_concurrency,
+        "age": age,
+        "failure": {"error": failure.why, "age": _rounded(now - failure.at)} if failure else None,
+    }
+
+
+def _bucket(bucket: Bucket, queue: Queue) -> dict[str, Any]:
+    return {
+        "bucket": bucket.index,
+        "waiting": bucket.line.waiting,
+        "away": bucket.line.away,
+        "opens_in": _rounded(max(0.0, bucket.pace.opens_at - trio.current_time())),
+        "all_in_in": all_in_in(bucket, queue),
+        "next": [
+            {"shard": turn.shard, **_standing(standing_of(turn, queue))}
+            for turn in islice(bucket.line, NEXT)
         ],
     }
 
 
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
+def _slowed_down(queue: Queue, now: float) -> dict[str, Any]:
+    restarting, last_day = queue.starts.restarting, queue.starts.last_day
+    longest = []
+    for shard in islice(restarting.longest(now), LONGEST_SLOWED):
+        record = last_day.of(shard, now)
+        longest.append(
+            {
+                "shard": shard,
+                "level": restarting.level(shard, now),
+                "eligible_in": _eligible_in(shard, queue, now),
+                "starts": record.grants if record else 0,
+            }
+        )
+    return {"shards": restarting.slowed(now), "longest": longest}
+
+
+def _seat(turn: Turn, bucket: Bucket, queue: Queue) -> dict[str, Any]:
+    return {
+        "shard": turn.shard,
+        "bucket": bucket.index,
+        **_standing(standing_of(turn, queue)),
+        "waited": _rounded(trio.current_time() - bucket.line.since(turn)),
+    }
+
+
+def _standing(standing: Standing) -> dict[str, Any]:
+    return {
+        "position": standing.position,
+        "expected_in": standing.expected_in,
+        "reason": standing.reason,
+    }
+
+
+def _eligible_in(shard: int | None, queue: Queue, now: float) -> float:
+    return round(max(0.0, queue.starts.restarting.eligible_at(shard) - now), 3)
+
+
+def _rounded(seconds: float) -> float:
+    return round(seconds, 3)

@@ -6,8 +6,10 @@ No clock, no task, no I/O.
 
 import math
 import re
-from collections import deque
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 from gateway_queue.queue.rules.pace import late
 
@@ -18,6 +20,9 @@ LONGEST_PAUSE = 3600.0
 
 # A shard's level falls by one for each hour without a grant.
 HOUR = 3600.0
+
+# What stands for the shard of requests that name none.
+NAMELESS = -1
 
 # The longest window of a rule, which is as far back as the journal reaches.
 LONGEST_WINDOW = 86_400
@@ -55,19 +60,20 @@ class Restarts:
     """
 
     rule: CrashLoop
-    recent: deque[float] = field(default_factory=deque)
+    recent: list[float] = field(default_factory=list)
     level: int = 0
     last: float = -math.inf
 
     def grant(self, now: float) -> None:
-        if self.level:
-            self.level = max(0, self.level - int((now - self.last) // HOUR))
+        self.level = self.level_at(now)
         self.last = now
         self.recent.append(now)
-        while self.recent[0] <= now - self.rule.window:
-            self.recent.popleft()
+        del self.recent[: bisect_right(self.recent, now - self.rule.window)]
         if self.level or len(self.recent) > self.rule.grants:
             self.level += 1
+
+    def level_at(self, now: float) -> int:
+        return max(0, self.level - int((now - self.last) // HOUR)) if self.level else 0
 
     @property
     def eligible_at(self) -> float:
@@ -75,3 +81,78 @@ class Restarts:
             return -math.inf
         pause = FIRST_PAUSE * 2.0 ** min(self.level - 1, 10)
         return late(self.last + min(pause, LONGEST_PAUSE))
+
+    @property
+    def forgotten_at(self) -> float:
+        """From when on a shard that was never granted is no different."""
+        return self.last + max(self.rule.window, self.level * HOUR)
+
+
+class Restarting:
+    """All shards that were granted lately, and which of them are slowed down.
+
+    ``rule`` None slows down nobody. All requests that name no shard count as one, None.
+    Instants come in order. What a grant or a question costs does not depend on how many
+    shards there are.
+    """
+
+    def __init__(self, rule: CrashLoop | None) -> None:
+        self._rule = rule
+        self._shards: dict[int, Restarts] = {}
+        self._slowed: list[tuple[float, int]] = []  # eligible when, in order; and which
+        self._to_forget: list[tuple[float, int]] = []  # a heap; there may be a later one for it
+
+    def grant(self, shard: int | None, now: float) -> None:
+        if self._rule is None:
+            return
+        self._forget(now)
+        key = _key(shard)
+        restarts = self._shards.setdefault(key, Restarts(self._rule))
+        self._take_out(key, restarts)
+        restarts.grant(now)
+        if restarts.level:
+            insort(self._slowed, (restarts.eligible_at, key))
+        heappush(self._to_forget, (restarts.forgotten_at, key))
+
+    def forgive(self, shard: int | None) -> None:
+        """Forget all grants of a shard."""
+        restarts = self._shards.pop(_key(shard), None)
+        if restarts is not None:
+            self._take_out(_key(shard), restarts)
+
+    def eligible_at(self, shard: int | None) -> float:
+        """When a shard may be granted again; -inf if it never was too often."""
+        restarts = self._shards.get(_key(shard))
+        return restarts.eligible_at if restarts else -math.inf
+
+    def level(self, shard: int | None, now: float) -> int:
+        restarts = self._shards.get(_key(shard))
+        return restarts.level_at(now) if restarts else 0
+
+    def slowed(self, now: float) -> int:
+        """How many shards have to wait before they may be granted again."""
+        return len(self._slowed) - bisect_right(self._slowed, (now, math.inf))
+
+    def longest(self, now: float) -> Iterator[int | None]:
+        """Those that have to wait, the longest first."""
+        for eligible_at, key in reversed(self._slowed):
+            if eligible_at <= now:
+                break
+            yield None if key == NAMELESS else key
+
+    def _take_out(self, key: int, restarts: Restarts) -> None:
+        place = bisect_left(self._slowed, (restarts.eligible_at, key))
+        if place < len(self._slowed) and self._slowed[place][1] == key:
+            del self._slowed[place]
+
+    def _forget(self, now: float) -> None:
+        del self._slowed[: bisect_right(self._slowed, (now, math.inf))]
+        while self._to_forget and self._to_forget[0][0] <= now:
+            _, key = heappop(self._to_forget)
+            restarts = self._shards.get(key)
+            if restarts is not None and restarts.forgotten_at <= now:
+                del self._shards[key]
+
+
+def _key(shard: int | None) -> int:
+    return NAMELESS if shard is None else shard

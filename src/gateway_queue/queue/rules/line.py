@@ -5,18 +5,21 @@ in line. Seats are numbered across all lines and served by number. A seat outliv
 connection that took it: whoever leaves and asks again for the shard within the time to
 live has the old place. Of several requests for one shard the newest holds the best
 seat, for the older may be a ghost of the newer.
+
+A shard in a crash loop stands aside until it is eligible. It keeps its seats, and
+nobody waits for it.
 """
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 # Seats forgotten in one go: a crowd that left together must not delay a grant.
-FORGET_AT_ONCE = 1_000
+FORGET_AT_ONCE = 200
 
 
 class Request(Hashable, Protocol):
@@ -25,6 +28,11 @@ class Request(Hashable, Protocol):
 
 
 R = TypeVar("R", bound=Request)
+
+
+class Seat(NamedTuple):
+    number: int
+    since: float  # when it was taken first
 
 
 @dataclass(slots=True, eq=False)
@@ -36,12 +44,17 @@ class Place(Generic[R]):
     """
 
     key: Hashable  # the shard, or the request itself where it names none
-    seats: list[int] = field(default_factory=list)  # the best, which is the lowest, first
+    seats: list[Seat] = field(default_factory=list)  # the best, which is the lowest, first
     requests: list[R] = field(default_factory=list)  # the newest last
     left_at: float = -math.inf
+    aside_until: float = -math.inf  # later than that: those who are here stand aside
 
     @property
-    def taken(self) -> list[int]:
+    def shard(self) -> int | None:
+        return self.key if isinstance(self.key, int) else None
+
+    @property
+    def taken(self) -> list[Seat]:
         """The seats whose client is here."""
         return self.seats[: len(self.requests)]
 
@@ -49,21 +62,37 @@ class Place(Generic[R]):
     def has_absent(self) -> bool:
         return len(self.seats) > len(self.requests)
 
+    def seat_of(self, request: R) -> Seat:
+        return self.seats[len(self.requests) - 1 - self.requests.index(request)]
+
+
+def _never(_: int | None) -> float:
+    return -math.inf
+
 
 class Line(Generic[R]):
     """The seats of one bucket.
 
     ``numbers`` is shared by all lines of a server; ``seat_ttl`` is in seconds.
+    ``eligible_at`` says when a shard may be granted again; what it says may change only by
+    a grant of that shard.
     """
 
-    def __init__(self, numbers: Iterator[int], seat_ttl: float) -> None:
+    def __init__(
+        self,
+        numbers: Iterator[int],
+        seat_ttl: float,
+        eligible_at: Callable[[int | None], float] = _never,
+    ) -> None:
         self._numbers = numbers
         self._seat_ttl = seat_ttl
+        self._eligible_at = eligible_at
         self._places: dict[Hashable, Place[R]] = {}
-        self._present: dict[Hashable, Place[R]] = {}  # places with somebody here
         # Places with absent seats, longest gone first.
         self._absent: OrderedDict[Hashable, Place[R]] = OrderedDict()
         self._here: list[int] = []  # taken seats, in order
+        self._ready: list[int] = []  # those of them that do not stand aside, in order
+        self._aside: list[tuple[float, int]] = []  # the others: until when, in order; and which
         self._by_seat: dict[int, Place[R]] = {}  # of the taken seats
         self._seats = 0  # taken and absent
 
@@ -78,24 +107,29 @@ class Line(Generic[R]):
         return self._seats - len(self._here)
 
     def __iter__(self) -> Iterator[R]:
-        """The requests that are here, the next first."""
-        for seat in self._here:
-            place = self._by_seat[seat]
-            yield place.requests[-1 - bisect_left(place.seats, seat)]
+        """The requests that are here, the best seat first."""
+        for number in self._here:
+            place = self._by_seat[number]
+            yield place.requests[-1 - bisect_left(place.seats, (number,))]
 
-    def arrive(self, request: R) -> bool:
+    def __contains__(self, request: R) -> bool:
+        place = self._places.get(_key(request))
+        return place is not None and request in place.requests
+
+    def arrive(self, request: R, now: float) -> bool:
         """Give the request its shard's old seat, or the next number; True if it is the old one."""
         key = _key(request)
         place = self._places.get(key)
         if place is None:
             place = self._places[key] = Place(key)
+        if not place.requests:
+            place.aside_until = self._eligible_at(request.shard)
         returns = place.has_absent
         if not returns:
-            place.seats.append(next(self._numbers))
+            place.seats.append(Seat(next(self._numbers), now))
             self._seats += 1
-        self._take(place.seats[len(place.requests)], place)
+        self._take(place.seats[len(place.requests)].number, place)
         place.requests.append(request)
-        self._present[key] = place
         if not place.has_absent:
             self._absent.pop(key, None)
         return returns
@@ -103,8 +137,8 @@ class Line(Generic[R]):
     def leave(self, request: R, now: float) -> None:
         """Keep the seat of a client who left; one that named no shard is forgotten."""
         place = self._places[_key(request)]
-        self._vacate(place.taken[-1])
-        self._withdraw(request, place)
+        self._vacate(place.taken[-1].number)
+        place.requests.remove(request)
         if request.shard is None:
             del self._places[place.key]
             self._seats -= 1
@@ -113,30 +147,31 @@ class Line(Generic[R]):
             self._absent.pop(place.key, None)
             self._absent[place.key] = place
 
-    def next(self, may_go: Callable[[int | None], bool] = lambda _: True) -> R | None:
-        """The request in the best seat whose client is here and whose shard may go."""
-        refused = set()
-        for seat in self._here:
-            place = self._by_seat[seat]
-            if place.key in refused:
-                continue
-            request = place.requests[-1]
-            if may_go(request.shard):
-                return request
-            refused.add(place.key)
-        return None
+    def next(self, now: float) -> R | None:
+        """The request in the best seat whose client is here and whose shard is eligible."""
+        self._rejoin(now)
+        return self._by_seat[self._ready[0]].requests[-1] if self._ready else None
+
+    @property
+    def next_at(self) -> float:
+        """When somebody of those who wait is eligible; -inf if nobody has to be waited for."""
+        return -math.inf if self._ready or not self._aside else self._aside[0][0]
 
     def grant(self, request: R) -> None:
         """Take out the request that `next` named, and the best seat of its shard."""
         place = self._places[_key(request)]
-        self._vacate(place.seats.pop(0))
+        self._vacate(place.seats[0].number)
+        del place.seats[0]
         self._seats -= 1
-        self._withdraw(request, place)
+        place.requests.remove(request)
         if not place.seats:
             del self._places[place.key]
+        eligible_at = self._eligible_at(request.shard)
+        if eligible_at > -math.inf:
+            self._put_aside(request.shard, eligible_at)
 
     def forget(self, now: float) -> None:
-        """Drop the seats of clients who left a time to live ago or longer."""
+        """Drop the seats of clients who left a time to live ago or longer, some at a time."""
         if self.forgets_at > now:
             return
         for place in list(islice(self._absent.values(), FORGET_AT_ONCE)):
@@ -156,56 +191,118 @@ class Line(Generic[R]):
         return math.inf
 
     def position(self, request: R) -> int:
-        """1 for the request that is next of those here."""
-        place = self._places[_key(request)]
-        newer = len(place.requests) - 1 - place.requests.index(request)
-        return bisect_left(self._here, place.seats[newer]) + 1
+        """1 for the request in the best seat of those here."""
+        return bisect_left(self._here, self._seat_of(request).number) + 1
 
-    def seats_before(self, request: R, shard: int) -> int:
-        """How many of a shard's requests are ahead of this one."""
-        place = self._places.get(shard)
-        seat = self._here[self.position(request) - 1]
-        return bisect_left(place.taken, seat) if place else 0
+    def since(self, request: R) -> float:
+        """When the request's seat was taken first, by it or by another for the shard."""
+        return self._seat_of(request).since
+
+    def granted_at(self, request: R, first_at: float, interval: float) -> float:
+        """When a request is likely to be granted: not later than that, as far as is known.
+
+        The line moves at ``first_at`` and once per interval from then on. Of those who stand
+        aside, at most so many are before it as have a better seat, and as are eligible by then.
+        """
+        place = self._places[_key(request)]
+        number = place.seat_of(request).number
+        ready = bisect_left(self._ready, number)
+        aside = bisect_left(self._here, number) - ready
+        # The k-th of them goes before it if it is eligible when k others of them have gone.
+        sooner = bisect_right(
+            range(aside),
+            first_at + ready * interval,
+            key=lambda k: self._aside[k][0] - k * interval,
+        )
+        return max(first_at + (ready + sooner) * interval, place.aside_until)
+
+    def all_granted_at(self, first_at: float, interval: float) -> float:
+        """When the last of those who are here is likely to be granted; there is somebody."""
+        last_at = first_at + (self.waiting - 1) * interval
+        return max(last_at, self._aside[-1][0]) if self._aside else last_at
+
+    def of(self, shard: int) -> Place[R] | None:
+        """The seats and requests of a shard, if it has any."""
+        return self._places.get(shard)
 
     def newest(self, shard: int) -> R | None:
         """The newest request for a shard that is here."""
-        place = self._present.get(shard)
-        return place.requests[-1] if place else None
-
-    @property
-    def shards(self) -> Iterable[int | None]:
-        """The shards that somebody waits for."""
-        return (place.requests[0].shard for place in self._present.values())
-
-    def _withdraw(self, request: R, place: Place[R]) -> None:
-        place.requests.remove(request)
-        if not place.requests:
-            del self._present[place.key]
-
-    def _take(self, seat: int, place: Place[R]) -> None:
-        insort(self._here, seat)
-        self._by_seat[seat] = place
-
-    def _vacate(self, seat: int) -> None:
-        del self._here[bisect_left(self._here, seat)]
-        del self._by_seat[seat]
+        place = self._places.get(shard)
+        return place.requests[-1] if place and place.requests else None
 
     def disband(self) -> list[Place[R]]:
         places = list(self._places.values())
-        for index in (self._places, self._present, self._absent, self._here, self._by_seat):
+        for index in (self._places, self._absent, self._here, self._ready, self._aside):
             index.clear()
+        self._by_seat.clear()
         self._seats = 0
         return places
 
-    def admit(self, place: Place[R]) -> None:
-        self._places[place.key] = place
-        if place.requests:
-            self._present[place.key] = place
-        self._seats += len(place.seats)
-        for seat in place.taken:
-            self._take(seat, place)
-        if place.has_absent:
-            self._absent[place.key] = place
+    def admit(self, places: Sequence[Place[R]]) -> None:
+        """Seat places that were in other lines; those longest gone first."""
+        for place in places:
+            self._places[place.key] = place
+            self._seats += len(place.seats)
+            if place.has_absent:
+                self._absent[place.key] = place
+            place.aside_until = self._eligible_at(place.shard)
+            for seat in place.taken:
+                self._by_seat[seat.number] = place
+                self._here.append(seat.number)
+                if place.aside_until > -math.inf:
+                    self._aside.append((place.aside_until, seat.number))
+                else:
+                    self._ready.append(seat.number)
+        self._here.sort()
+        self._ready.sort()
+        self._aside.sort()
+
+    def _seat_of(self, request: R) -> Seat:
+        return self._places[_key(request)].seat_of(request)
+
+    def _take(self, number: int, place: Place[R]) -> None:
+        insort(self._here, number)
+        self._by_seat[number] = place
+        if place.aside_until > -math.inf:
+            insort(self._aside, (place.aside_until, number))
+        else:
+            insort(self._ready, number)
+
+    def _vacate(self, number: int) -> None:
+        del self._here[bisect_left(self._here, number)]
+        place = self._by_seat.pop(number)
+        if place.aside_until > -math.inf:
+            del self._aside[bisect_left(self._aside, (place.aside_until, number))]
+        else:
+            del self._ready[bisect_left(self._ready, number)]
+
+    def _put_aside(self, shard: int | None, until: float) -> None:
+        """Let all who are here for a shard stand aside: after a grant there rarely is anybody."""
+        if shard is None:
+            places = [place for place in self._places.values() if place.shard is None]
+        else:
+            places = [place for place in (self.of(shard),) if place is not None]
+        numbers = {seat.number for place in places for seat in place.taken}
+        if not numbers:
+            return
+        for place in places:
+            place.aside_until = until
+        self._ready = [number for number in self._ready if number not in numbers]
+        self._aside = [entry for entry in self._aside if entry[1] not in numbers]
+        self._aside += ((until, number) for number in numbers)
+        self._aside.sort()
+
+    def _rejoin(self, now: float) -> None:
+        """Let those who stand aside and are eligible by now have their seats in the line again."""
+        eligible = bisect_right(self._aside, (now, math.inf))
+        if not eligible:
+            return
+        numbers = [number for _, number in self._aside[:eligible]]
+        del self._aside[:eligible]
+        for number in numbers:
+            self._by_seat[number].aside_until = -math.inf
+        self._ready += numbers
+        self._ready.sort()
 
 
 def respread(
@@ -213,9 +310,12 @@ def respread(
 ) -> None:
     """Move every seat to the new line of its shard, with its number; the old lines are empty."""
     places = [place for line in old for place in line.disband()]
-    for place in sorted(places, key=lambda place: place.left_at):
-        shard = place.key if isinstance(place.key, int) else None
-        new[bucket_of(shard)].admit(place)
+    places.sort(key=lambda place: place.left_at)
+    shares: list[list[Place[R]]] = [[] for _ in new]
+    for place in places:
+        shares[bucket_of(place.shard)].append(place)
+    for line, share in zip(new, shares, strict=True):
+        line.admit(share)
 
 
 def _key(request: Request) -> Hashable:

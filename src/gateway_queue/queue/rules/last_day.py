@@ -1,0 +1,58 @@
+"""What was granted in the last 24 hours, counted as it happens.
+
+Pure: takes ``now`` in seconds; no clock, no task, no I/O.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from gateway_queue.queue.rules.allowance import DAY
+
+
+@dataclass(slots=True)
+class Record:
+    """The grants of one shard in the last 24 hours; there is at least one."""
+
+    grants: int
+    latest_at: float
+
+
+class LastDay:
+    """Counts grants and shards; grants come in the order of time."""
+
+    def __init__(self) -> None:
+        self._grants: deque[tuple[float, int | None]] = deque()
+        self._records: dict[int | None, Record] = {}
+
+    def grant(self, shard: int | None, now: float) -> None:
+        self._forget(now)
+        self._grants.append((now, shard))
+        record = self._records.get(shard)
+        if record is None:
+            self._records[shard] = Record(1, now)
+        else:
+            record.grants += 1
+            record.latest_at = now
+
+    def granted(self, now: float) -> int:
+        """How many grants there were."""
+        self._forget(now)
+        return len(self._grants)
+
+    def shards(self, now: float) -> int:
+        """How many shards were granted; requests without a number are none."""
+        self._forget(now)
+        return len(self._records) - (None in self._records)
+
+    def of(self, shard: int | None, now: float) -> Record | None:
+        """The shard's grants, None if it had none."""
+        self._forget(now)
+        return self._records.get(shard)
+
+    def _forget(self, now: float) -> None:
+        while self._grants and self._grants[0][0] <= now - DAY:
+            _, shard = self._grants.popleft()
+            record = self._records[shard]
+            record.grants -= 1
+            if not record.grants:
+                del self._records[shard]
