@@ -257,7 +257,7 @@ class FakeDiscord:
         self, socket: _Socket, token: str, shard: Sequence[int] = (0, 1), **_: Any
     ) -> None:
         shard_id, shard_count = shard
-        if token != self.token:
+        if not self._is_ours(token):
             return socket.close(4004)
         if not 0 <= shard_id < shard_count:
             return socket.close(4010)
@@ -305,11 +305,15 @@ class FakeDiscord:
 
     def _resume(self, socket: _Socket, token: str, session_id: str, **_: Any) -> None:
         for shard, known_id in self._sessions.items():
-            if session_id == known_id and token == self.token:
+            if session_id == known_id and self._is_ours(token):
                 self._sockets[shard] = socket
                 socket.send(Op.DISPATCH, {}, t="RESUMED", s=next(self._numbers))
                 return self._notify()
         return socket.send(Op.INVALID_SESSION, data=False)
+
+    def _is_ours(self, token: str) -> bool:
+        """As Discord's gateway: twilight sends its token with the prefix."""
+        return token.removeprefix("Bot ") == self.token
 
     def _lag(self) -> float:
         return self.latency + self._random.uniform(0, self.jitter)

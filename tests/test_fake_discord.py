@@ -41,8 +41,8 @@ class Bot:
         await self.send(Op.IDENTIFY, {"token": token, "shard": [shard, count]})
         return await self.receive()
 
-    async def resume(self, session_id: str) -> dict[str, Any]:
-        await self.send(Op.RESUME, {"token": TOKEN, "session_id": session_id, "seq": 1})
+    async def resume(self, session_id: str, token: str = TOKEN) -> dict[str, Any]:
+        await self.send(Op.RESUME, {"token": token, "session_id": session_id, "seq": 1})
         return await self.receive()
 
     async def closed_with(self) -> int:
@@ -175,6 +175,15 @@ async def test_a_dropped_shard_resumes(discord: FakeDiscord) -> None:
         assert discord.ready_shards() == {0}
 
     assert len(discord.identifies) == 1
+
+
+async def test_the_token_may_have_its_prefix(discord: FakeDiscord) -> None:
+    token = f"Bot {TOKEN}"
+    async with connect(discord) as bot:
+        ready = await bot.identify(shard=0, token=token)
+        assert ready["t"] == "READY"
+    async with connect(discord) as bot:
+        assert (await bot.resume(ready["d"]["session_id"], token))["t"] == "RESUMED"
 
 
 async def test_a_shard_is_asked_to_reconnect(discord: FakeDiscord) -> None:

@@ -9,15 +9,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 /**
  * @typedef {import('@discordjs/ws').WebSocketManager} WebSocketManager
  * @typedef {import('@discordjs/ws').IIdentifyThrottler} IIdentifyThrottler
- * @typedef {{ status: number, said: any, why: string }} Answer `status` 0: there is none
+ * @typedef {{ status: number, said: any, why: string, grant?: string }} Answer `status` 0: there is
+ *   none; `grant`: its number, of servers that number them
  */
 
 // Nothing else is a permission, whatever its status: it may be somebody else's page.
 const GRANT = "You're free to connect now! :)";
 
-// Seconds for which one request is held: less than the least patient proxy (Envoy, 15 s) bears,
-// and far less than the 300 s after which Node's fetch gives up.
-const HOLD = 10;
+// Seconds for which one request is held, at least and at most. It varies, or shards that began
+// together would ask together for ever. The least patient proxy (Envoy) gives up after 15 s, and
+// Node's fetch after 300 s.
+const SHORTEST_HOLD = 10;
+const LONGEST_HOLD = 14;
 
 // Milliseconds after which a request without an answer is given up: the server has vanished.
 const ANSWER_WITHIN = 20_000;
@@ -40,23 +43,26 @@ const CONFIRM_ATTEMPTS = 4;
 export function queueThrottler({ url, apiKey }) {
   const queue = new GatewayQueue(url, apiKey);
   return (manager) => {
-    /** @type {Set<number>} */
-    const unconfirmed = new Set();
+    /** @type {Map<number, string | undefined>} the grants of shards that Discord has to answer */
+    const grants = new Map();
     /** @param {any[]} args the event's; in version 1 an object, in 2 the shard's id comes last */
-    const confirm = (args) => {
-      const shardId = args.at(-1)?.shardId ?? args.at(-1);
-      if (unconfirmed.delete(shardId)) void queue.confirm(shardId);
-    };
+    const shardOf = (args) => args.at(-1)?.shardId ?? args.at(-1);
     // Said as the IDENTIFY is sent, by shards in worker threads too. A version with other words
-    // for it confirms at READY: later than need be, but as safe.
+    // for it confirms at READY only: later than need be, but as safe.
     manager.on('debug', (/** @type {any[]} */ ...args) => {
-      if (String(args[0]?.message ?? args[0]).startsWith('Identifying')) confirm(args);
+      const shardId = shardOf(args);
+      if (!String(args[0]?.message ?? args[0]).startsWith('Identifying')) return;
+      if (grants.has(shardId)) void queue.confirm(shardId, grants.get(shardId));
     });
-    manager.on('ready', (/** @type {any[]} */ ...args) => confirm(args));
+    manager.on('ready', (/** @type {any[]} */ ...args) => {
+      const shardId = shardOf(args);
+      if (grants.has(shardId)) void queue.confirm(shardId, grants.get(shardId), 'ready');
+      grants.delete(shardId);
+    });
     return {
       async waitForIdentify(shardId, signal) {
-        await queue.turn(shardId, signal);
-        unconfirmed.add(shardId);
+        grants.delete(shardId);
+        grants.set(shardId, await queue.turn(shardId, signal));
       },
     };
   };
@@ -66,6 +72,11 @@ class GatewayQueue {
   #address;
   /** @type {Record<string, string>} */
   #headers;
+  /** @type {Set<number>} the shards whose last request had no answer */
+  #failing = new Set();
+  #away = false; // as was said last
+  /** @type {Map<number, AbortController>} what a shard confirms just now */
+  #confirming = new Map();
 
   /**
    * @param {string} url
@@ -90,39 +101,76 @@ class GatewayQueue {
    *
    * @param {number} shardId
    * @param {AbortSignal} signal
+   * @returns {Promise<string | undefined>} the number of the grant
    */
   async turn(shardId, signal) {
-    const path = `/?shard=${shardId}&wait=${HOLD}&confirm=true`;
+    this.#confirming.get(shardId)?.abort(); // of the turn before
     let failures = 0;
-    for (;;) {
-      const { status, said, why } = await this.#send('GET', path, signal);
-      signal.throwIfAborted();
-      if (status === 200 && said?.message === GRANT) return;
-      if (status === 202 && said?.reason) {
-        failures = 0;
-        continue;
+    try {
+      for (;;) {
+        const hold = SHORTEST_HOLD + Math.random() * (LONGEST_HOLD - SHORTEST_HOLD);
+        const path = `/?shard=${shardId}&wait=${hold.toFixed(1)}&confirm=true`;
+        const { status, said, why, grant } = await this.#send('GET', path, signal);
+        signal.throwIfAborted();
+        const granted = status === 200 && said?.message === GRANT;
+        if (granted || (status === 202 && said?.reason)) {
+          failures = 0;
+          this.#answers(shardId);
+          if (granted) return grant;
+          continue;
+        }
+        this.#fails(shardId, why);
+        await sleep(pause(failures++), undefined, { signal });
       }
-      if (failures === 0) {
-        console.warn(`shard ${shardId} asks the queue again until it answers: ${why}`);
-      }
-      await sleep(pause(failures++), undefined, { signal });
+    } finally {
+      this.#failing.delete(shardId);
     }
   }
 
   /**
-   * Says that the shard's IDENTIFY was sent. Never rejects.
+   * Says that the shard's IDENTIFY was sent, or with `ready` that Discord has answered it. Takes
+   * the place of what is still being said of the shard. Never rejects.
    *
    * @param {number} shardId
+   * @param {string} [grant]
+   * @param {'ready'} [outcome]
    */
-  async confirm(shardId) {
+  async confirm(shardId, grant, outcome) {
+    const query = new URLSearchParams({ shard: String(shardId) });
+    if (grant !== undefined) query.set('grant', grant);
+    if (outcome !== undefined) query.set('outcome', outcome);
+    this.#confirming.get(shardId)?.abort();
+    const confirming = new AbortController();
+    this.#confirming.set(shardId, confirming);
     for (let failures = 0; ; failures++) {
-      const { status, why } = await this.#send('POST', `/confirm?shard=${shardId}`);
-      if (status === 204) return;
-      if (status === 404 || failures === CONFIRM_ATTEMPTS - 1) {
+      const { status, why } = await this.#send('POST', `/confirm?${query}`, confirming.signal);
+      if (status === 204 || confirming.signal.aborted) return;
+      if (status === 400 || status === 404 || failures === CONFIRM_ATTEMPTS - 1) {
         console.warn(`shard ${shardId} could not confirm its IDENTIFY: ${why}`);
         return;
       }
       await sleep(pause(failures));
+    }
+  }
+
+  /**
+   * Warns of a queue that gives no answer: once for all shards.
+   *
+   * @param {number} shardId
+   * @param {string} why
+   */
+  #fails(shardId, why) {
+    if (!this.#away) console.warn(`asking the queue again until it answers: ${why}`);
+    this.#away = true;
+    this.#failing.add(shardId);
+  }
+
+  /** @param {number} shardId */
+  #answers(shardId) {
+    this.#failing.delete(shardId);
+    if (this.#away && this.#failing.size === 0) {
+      console.info('the queue answers again');
+      this.#away = false;
     }
   }
 
@@ -147,10 +195,11 @@ class GatewayQueue {
         redirect: 'manual', // or the key goes wherever somebody else's page says
         signal: controller.signal,
       });
-      const { status, statusText } = response;
+      const { status, statusText, headers } = response;
       const said = await response.json().catch(() => null);
       const detail = said?.detail ?? `${statusText}, which is not the queue's answer`;
-      return { status, said, why: `${status} ${detail}` };
+      const grant = headers.get('x-gateway-queue-grant') ?? undefined;
+      return { status, said, why: `${status} ${detail}`, grant };
     } catch (/** @type {any} */ error) {
       const { cause = error } = error; // undici's own "fetch failed" says nothing
       return { status: 0, said: null, why: cause.message || cause.code };

@@ -8,7 +8,10 @@ def main() -> None:
         # Here, for an installation of the client alone has the command, but not its packages.
         from gateway_queue.cli import main as cli  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        sys.exit(f"gateway-queue: {error}; the command needs the package's extra 'server'")
+        sys.exit(
+            "gateway-queue: only the client is installed here; for the command:"
+            f" pip install 'gateway-queue[server]' ({error})"
+        )
     cli.main()
 
 

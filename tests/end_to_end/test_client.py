@@ -12,7 +12,7 @@ import re
 import ssl
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -29,9 +29,9 @@ from harness import free_port, running_server
 from raw import GRANT
 from shards import LAG
 
-from gateway_queue.client import GatewayQueue, RefusedError, Standing
+from gateway_queue.client import GatewayQueue, Grant, Outcome, RefusedError, Standing
 
-Scene = Callable[[GatewayQueue], Awaitable[None]]
+Scene = Callable[[GatewayQueue], Awaitable[object]]
 
 KEY = "sesame-9f2c"
 INTERVAL = 0.4
@@ -98,6 +98,51 @@ async def test_it_tells_how_the_shard_stands_and_asks_again(backend: str) -> Non
     assert standing.position == 1
     assert standing.reason == "interval"
     assert standing.expected_in == pytest.approx(1.0, abs=2 * LAG)
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(1, "shard 0: 2nd in line, about 8 s"), (37, "37 shards wait; the next in about 8 s")],
+)
+async def test_a_process_says_once_in_ten_seconds_how_its_shards_stand(
+    backend: str, number: int, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    put_off = http(202, JSON, standing(position=2, expected_in=8.2))
+    requests: Counter[bytes] = Counter()
+
+    async def answer(stream: trio.SocketStream) -> None:
+        shard = (await stream.receive_some()).split(b"shard=")[1].split(b"&")[0]
+        requests[shard] += 1
+        everybody_asked_twice = len(requests) == number and min(requests.values()) > 1
+        await stream.send_all(http(200, JSON, GRANT) if everybody_asked_twice else put_off)
+        await stream.aclose()
+
+    async def scene(queue: GatewayQueue) -> None:
+        async with anyio.create_task_group() as tasks:
+            for shard in range(number):
+                tasks.start_soon(queue.wait, shard)
+
+    async with listening(answer) as url:
+        await play(backend, scene, url)
+
+    assert [record.message for record in caplog.records if is_ours(record)] == [says]
+
+
+async def test_who_is_told_how_a_shard_stands_says_it_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    told: list[Standing] = []
+    put_off = http(202, JSON, standing())
+    async with (
+        answering(put_off, http(200, JSON, GRANT)) as (url, _),
+        GatewayQueue(url) as queue,
+    ):
+        await queue.wait(0, on_standing=told.append)
+
+    assert len(told) == 1
+    assert not [*filter(is_ours, caplog.records)]
 
 
 async def test_there_may_be_more_shards_than_a_pool_has_connections(backend: str) -> None:
@@ -230,6 +275,38 @@ async def test_who_gets_no_answer_asks_ever_more_slowly_and_not_all_do_at_once()
     assert max(first for first, *_ in pauses) - min(first for first, *_ in pauses) > 0.1
 
 
+async def test_a_process_warns_once_of_a_queue_that_is_away(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    hung_up_on: set[bytes] = set()
+
+    async def answer(stream: trio.SocketStream) -> None:
+        target = (await stream.receive_some()).split()[1]
+        if target in hung_up_on and len(hung_up_on) == 20:
+            await stream.send_all(http(200, JSON, GRANT))
+        hung_up_on.add(target)
+        await stream.aclose()
+
+    async with listening(answer) as url:
+
+        async def scene(queue: GatewayQueue) -> None:
+            async with GatewayQueue(url) as other, anyio.create_task_group() as tasks:
+                for shard in range(20):
+                    tasks.start_soon((queue if shard % 2 else other).wait, shard)
+
+        await play(backend, scene, url)
+
+    said = [(record.levelname, record.message) for record in caplog.records if is_ours(record)]
+    (warning, why), end = said
+    assert (warning, end) == ("WARNING", ("INFO", "the queue answers again"))
+    assert why.startswith("asking the queue again until it answers: ")
+
+
+def is_ours(record: logging.LogRecord) -> bool:
+    return record.name == "gateway_queue.client"
+
+
 @pytest.mark.slow
 async def test_no_timeout_ends_a_request_that_is_held(backend: str) -> None:
     requests = 0
@@ -354,7 +431,10 @@ async def test_who_is_put_off_at_once_also_asks_ever_more_slowly() -> None:
         await play("trio", scene, url)
 
     lines = [request.split(b" HTTP")[0] for request in requests]
-    assert lines == [b"GET /?shard=0&wait=1", *3 * [b"GET /?shard=0&wait=10"]]
+    assert lines[0] == b"GET /?shard=0&wait=1"
+    holds = [float(line.rpartition(b"=")[2]) for line in lines[1:]]
+    assert all(10 <= hold <= 14 for hold in holds)
+    assert len(set(holds)) > 1
     first, second, third = at
     assert second - first >= 0.25
     assert third - second >= 0.5
@@ -423,7 +503,7 @@ async def test_the_key_is_sent_and_not_told(backend: str, caplog: pytest.LogCapt
 
     async def scene(queue: GatewayQueue) -> None:
         await queue.wait(0)
-        assert await queue.confirm(0)
+        assert await queue.confirm(Grant(0))
         assert KEY not in repr(vars(queue))
 
     async with running_server(GATEWAY_QUEUE_API_KEY=KEY, GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
@@ -439,9 +519,9 @@ async def test_a_wrong_key_is_refused(key: str | None) -> None:
         running_server(GATEWAY_QUEUE_API_KEY=KEY) as server,
         GatewayQueue(server.url, api_key=key) as queue,
     ):
-        for ask in (queue.wait, queue.confirm):
+        for ask in (queue.wait(0), queue.confirm(Grant(0))):
             with pytest.raises(RefusedError, match="401") as raised:
-                await ask(0)
+                await ask
             assert KEY not in str(raised.value)
 
 
@@ -488,10 +568,10 @@ async def test_it_trusts_the_authority_that_it_is_given(tmp_path: Path) -> None:
 
 async def test_a_confirmation_is_of_a_turn_the_server_knows(backend: str) -> None:
     async def scene(queue: GatewayQueue) -> None:
-        assert not await queue.confirm(0)
-        await queue.wait(0, confirm=True)
-        assert await queue.confirm(0)
-        assert await queue.confirm(0, invalid_session=True)
+        assert not await queue.confirm(Grant(0))
+        grant = await queue.wait(0, confirm=True)
+        assert await queue.confirm(grant)
+        assert await queue.confirm(grant, "invalid_session")
 
     async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
         await play(backend, scene, server.url)
@@ -517,7 +597,7 @@ async def test_a_confirmation_is_said_again_until_it_is_heard() -> None:
     heard = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
     answers = b"", http(502, "text/html", b""), heard
     async with answering(*answers) as (url, requests), GatewayQueue(url) as queue:
-        assert await queue.confirm(7)
+        assert await queue.confirm(Grant(7))
 
     assert len(requests) == 3
     assert requests[0].startswith(b"POST /confirm?shard=7 HTTP")
@@ -528,7 +608,84 @@ async def test_a_confirmation_is_said_once_to_what_takes_it_for_something_else()
         answering(http(200, JSON, GRANT)) as (url, requests),
         GatewayQueue(url) as queue,
     ):
-        assert not await queue.confirm(7)
+        assert not await queue.confirm(Grant(7))
+
+    assert len(requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "query"),
+    [
+        ("identified", b"shard=7&grant=41"),
+        ("ready", b"shard=7&grant=41&outcome=ready"),
+        ("invalid_session", b"shard=7&grant=41&outcome=invalid_session"),
+    ],
+)
+async def test_a_confirmation_names_the_grant(outcome: Outcome, query: bytes) -> None:
+    numbered = http(200, f"{JSON}\r\nx-gateway-queue-grant: 41", GRANT)
+    heard = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n"
+    async with answering(numbered, heard) as (url, requests), GatewayQueue(url) as queue:
+        grant = await queue.wait(7, confirm=True)
+        assert await queue.confirm(grant, outcome)
+
+    assert grant == Grant(7, 41)
+    assert requests[1].startswith(b"POST /confirm?" + query + b" HTTP")
+
+
+@pytest.mark.parametrize("number", ["", "x", "-1", "4.1", "9" * 30, "\u0663"])
+async def test_what_is_no_number_of_a_grant_is_left_out(number: str) -> None:
+    numbered = http(200, f"{JSON}\r\nx-gateway-queue-grant: {number}", GRANT)
+    async with answering(numbered) as (url, _), GatewayQueue(url) as queue:
+        assert await queue.wait(7) == Grant(7, None)
+
+
+@pytest.mark.parametrize("anew", ["wait", "confirm"])
+async def test_who_asks_anew_stops_confirming_the_turn_before(backend: str, anew: str) -> None:
+    requests: list[bytes] = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        request = await stream.receive_some()
+        requests.append(request.split(b" HTTP")[0])
+        if request.startswith(b"POST /confirm?shard=7&grant=1 "):
+            await stream.receive_some()  # for ever: until the client leaves
+        elif request.startswith(b"POST"):
+            await stream.send_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        else:
+            await stream.send_all(http(200, JSON, GRANT))
+        await stream.aclose()
+
+    async def scene(queue: GatewayQueue) -> None:
+        confirmed = []
+
+        async def confirm() -> None:
+            confirmed.append(await queue.confirm(Grant(7, 1)))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(confirm)
+            tasks.start_soon(queue.confirm, Grant(8, 2))
+            while len(requests) < 2:  # noqa: ASYNC110 - the other end may be in another thread
+                await anyio.sleep(0.01)
+            with anyio.fail_after(5):  # it would go on for ten
+                if anew == "wait":
+                    await queue.wait(7)
+                else:
+                    await queue.confirm(Grant(7, 1), "ready")
+        assert confirmed == [False]
+
+    async with listening(answer) as url:
+        await play(backend, scene, url)
+
+    assert requests[2:] == [
+        b"GET /?shard=7&wait=1"
+        if anew == "wait"
+        else b"POST /confirm?shard=7&grant=1&outcome=ready"
+    ]
+
+
+async def test_a_server_that_does_not_know_an_outcome_has_not_taken_it() -> None:
+    answer = http(400, PROBLEM, b'{"detail": "outcome is odd"}')
+    async with answering(answer) as (url, requests), GatewayQueue(url) as queue:
+        assert not await queue.confirm(Grant(7), "ready")
 
     assert len(requests) == 1
 
@@ -545,3 +702,15 @@ def test_it_needs_nothing_of_the_servers() -> None:
     program = f"import sys; sys.modules |= dict.fromkeys({absent}); import {{}}"
     for module in ("gateway_queue.client", "gateway_queue.client.discord_py"):
         subprocess.run([sys.executable, "-c", program.format(module)], check=True)
+
+
+def test_the_command_says_what_to_install() -> None:
+    absent = (
+        "import runpy, sys; sys.modules['click'] = None; runpy.run_module('gateway_queue', {}, "
+    )
+    program = [sys.executable, "-c", absent + "'__main__')"]
+    ended = subprocess.run(program, check=False, capture_output=True, text=True)
+
+    assert ended.returncode == 1
+    assert "pip install 'gateway-queue[server]'" in ended.stderr
+    assert ended.stderr.count("\n") == 1

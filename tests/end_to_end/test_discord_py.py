@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import trio
+from agreeing import agreeing_queue
 from crowd import PATIENCE, gone, grants, in_line, said
 from fake_discord import FakeDiscord, fake_discord
 from harness import Program, free_port, running, running_server
@@ -206,7 +207,91 @@ async def test_who_identifies_again_needs_nothing_else_of_discord() -> None:
         assert trouble(processes) == []
 
 
+# Hooks of the bot and of its framework
+
+
+async def test_hooks_are_called_once_for_each_identify_and_none_sleeps() -> None:
+    async with (
+        discord_for_fleet() as discord,
+        server_for(discord) as queue,
+        fleet(discord, queue.url, "--hooks") as processes,
+    ):
+        await all_ready(discord, 6)
+        for shard in FIRST | ALONE:
+            discord.invalidate(shard)
+        await all_ready(discord, 10)
+
+        # After the library's five seconds a turn would be too old, and another one needed.
+        assert grants(queue, FLEET) == sorted([*FLEET, *FIRST, *ALONE])
+        for shard in FLEET:
+            calls = [
+                (line["of"], line["initial"])
+                for line in processes[shard].logged_so_far("hook", shard=shard)
+            ]
+            first = shard not in SECOND  # of its process
+            expected = [("bot", first), ("framework", first)]
+            if first:
+                expected += [("bot", False), ("framework", False)]
+            assert calls == expected
+        assert trouble(processes) == []
+
+
+async def test_a_hook_that_takes_too_long_costs_a_turn_and_is_not_called_again() -> None:
+    async with (
+        discord_for_fleet() as discord,
+        server_for(discord) as queue,
+        fleet(discord, queue.url, "--hooks", "--hooks-take=0.5", "--turn-lasts=0.3") as processes,
+    ):
+        await all_ready(discord, 6)
+
+        assert grants(queue, FLEET) == sorted([*FLEET, *FLEET])
+        for shard in FLEET:
+            assert len(processes[shard].logged_so_far("hook", of="framework", shard=shard)) == 1
+
+
 # A turn and its IDENTIFY
+
+
+async def test_what_became_of_an_identify_is_told() -> None:
+    """READY, or an op 9 where it came too early; and nothing of a session that is lost later."""
+    async with (
+        discord_for_fleet(window=0.3) as discord,
+        agreeing_queue() as queue,
+        fleet(discord, queue.url),
+    ):
+        with trio.fail_after(PATIENCE):
+            await queue.until(lambda: all(told(queue.of(shard)).count("ready") for shard in FLEET))
+            for shard in FLEET:
+                discord.invalidate(shard)
+            await queue.until(
+                lambda: all(told(queue.of(shard)).count("ready") == 2 for shard in FLEET)
+            )
+        outcomes = {shard: told(queue.of(shard)) for shard in FLEET}
+
+    assert discord.violations
+    for shard in FLEET:
+        answers = [
+            "ready" if identify.accepted else "invalid_session"
+            for identify in discord.identifies
+            if identify.shard == shard
+        ]
+        assert outcomes[shard] == answers
+
+
+def told(requests: Collection[str]) -> list[str]:
+    """The outcomes; each is of the latest grant, and none is told without one."""
+    outcomes: list[str] = []
+    for request in requests:
+        if request == "ask":
+            confirmed = None
+            continue
+        number, _, outcome = request.removeprefix("grant=").partition("&outcome=")
+        assert int(number) > 0
+        assert confirmed in {None, number}
+        confirmed = number
+        if outcome:
+            outcomes.append(outcome)
+    return outcomes
 
 
 async def test_the_identify_is_confirmed_as_it_is_sent() -> None:

@@ -73,16 +73,18 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 # What a program needs that is a part of the reader's own.
-BEGINNINGS = {
-    "README.md: Add it to your bot": "import discord\n",
-    "docs/clients/discord.py.md: Code": """
+MY_BOT = """
 from discord.ext.commands import AutoShardedBot
 from discord import Intents
 from gateway_queue.client import GatewayQueue
 from gateway_queue.client.discord_py import QueuedIdentify
 class MyBot(QueuedIdentify, AutoShardedBot): ...
 intents = Intents.none()
-""",
+"""
+BEGINNINGS = {
+    "README.md: Add it to your bot": "import discord\n",
+    "docs/clients/discord.py.md: Code": MY_BOT,
+    "docs/clients/discord.py.md: Several processes": MY_BOT,
 }
 
 # Options with which a command takes seconds instead of minutes.

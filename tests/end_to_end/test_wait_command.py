@@ -14,6 +14,7 @@ from harness import SERVER, Program, free_port, running, running_server
 
 KEY = "sesame-9f2c"
 INTERVAL = 0.4
+GOES = r"Shard {} may identify now, after [\d.]+s"
 LONG = 60.0  # seconds of an interval whose end no test waits for
 
 
@@ -36,7 +37,9 @@ async def wait(
 
 async def test_it_ends_when_the_shard_may_identify() -> None:
     async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
-        assert await wait(server.url) == (0, [])
+        code, (line,) = await wait(server.url)
+        assert code == 0
+        assert re.fullmatch(GOES.format(0), line)
 
         (grant,) = server.logged_so_far("identify_granted")
     assert grant["shard"] == 0
@@ -64,18 +67,24 @@ async def test_it_counts_down_on_a_terminal(encoding: str) -> None:
     counts = [float(left) for left in re.findall(r"position 1, interval, ([\d.]+)s left", screen)]
     assert len(set(counts)) > 3
     assert counts == sorted(counts, reverse=True)
-    assert screen.count("\n") <= 1
+    *_, last = screen.splitlines()
+    assert re.search(GOES.format(0), last)
+    assert screen.count("\n") <= 2
     assert r"\u" not in screen
 
 
 async def test_it_says_it_in_lines_where_a_line_cannot_change() -> None:
-    async with running_server(GATEWAY_QUEUE_INTERVAL=3) as server:
+    # Long enough for two commands to start after the server and still have to wait.
+    async with running_server(GATEWAY_QUEUE_INTERVAL=8) as server:
         screen = await on_a_terminal(server.url, TERM="dumb")
-        assert re.fullmatch(r"Shard 0 waits: position 1, interval, [\d.]+s left\s+", screen)
+        stands, goes = screen.splitlines()
+        assert re.fullmatch(r"Shard 0 waits: position 1, interval, [\d.]+s left", stands)
+        assert re.fullmatch(GOES.format(0), goes)
 
-        code, (line,) = await wait(server.url, shard=1, TTY_COMPATIBLE=1, FORCE_COLOR=1)
+        code, (stands, goes) = await wait(server.url, shard=1, TTY_COMPATIBLE=1, FORCE_COLOR=1)
         assert code == 0
-        assert re.fullmatch(r"Shard 1 waits: position 1, interval, [\d.]+s left", line)
+        assert re.fullmatch(r"Shard 1 waits: position 1, interval, [\d.]+s left", stands)
+        assert re.fullmatch(GOES.format(1), goes)
 
 
 async def on_a_terminal(url: str, **environment: str) -> str:
@@ -104,13 +113,16 @@ async def test_it_becomes_the_command() -> None:
     program = "import sys; print(sys.argv[1:]); sys.exit(9)"
     command = "--", sys.executable, "-c", program, "--shard", "-x", "a b"
     async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
-        assert await wait(server.url, *command) == (9, ["['--shard', '-x', 'a b']"])
+        code, (goes, said) = await wait(server.url, *command)
+
+    assert (code, said) == (9, "['--shard', '-x', 'a b']")
+    assert re.fullmatch(GOES.format(0), goes)
 
 
 async def test_the_command_is_killed_by_signals_that_python_ignores() -> None:
     command = "--", "grep", "SigIgn", "/proc/self/status"
     async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
-        code, (line,) = await wait(server.url, *command)
+        code, (_, line) = await wait(server.url, *command)
 
     assert code == 0
     ignored = int(line.split()[1], 16)
@@ -121,7 +133,7 @@ async def test_the_command_is_killed_by_signals_that_python_ignores() -> None:
 async def test_no_turn_is_spent_on_a_command_that_is_not_there() -> None:
     async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
         code, words = await wait(server.url, "--", "no-such-bot")
-        assert await wait(server.url, shard=1) == (0, [])
+        assert (await wait(server.url, shard=1))[0] == 0
 
         assert [grant["shard"] for grant in server.logged_so_far("identify_granted")] == [1]
     assert (code, words) == (127, ["gateway-queue: there is no command 'no-such-bot'"])
@@ -155,9 +167,10 @@ async def test_it_waits_for_a_server_that_is_not_there_yet() -> None:
         await program.said_something()
         async with running_server(PORT=port, GATEWAY_QUEUE_INTERVAL=INTERVAL):
             assert await program.ended() == 0
-    first, last = program.lines
-    assert "asks the queue again until it answers" in first
-    assert last == "shard 0: the queue answers again"
+    first, again, last = program.lines
+    assert "asking the queue again until it answers" in first
+    assert again == "the queue answers again"
+    assert re.fullmatch(GOES.format(0), last)
 
 
 async def test_it_finds_server_and_key_in_the_environment() -> None:

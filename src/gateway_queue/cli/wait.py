@@ -115,6 +115,8 @@ async def _turn(queue: GatewayQueue, shard: int, timeout: float) -> int:  # noqa
                 await queue.wait(shard, on_standing=progress.tell)
             code = 0
             nursery.cancel_scope.cancel()
+    if code == 0:
+        progress.end()
     return code
 
 
@@ -130,6 +132,7 @@ class _Progress:
 
     def __init__(self, shard: int) -> None:
         self._shard = shard
+        self._began_at = time.monotonic()
         self._standing: Standing | None = None
         self._since = 0.0
         self._console = Console(stderr=True, highlight=False)
@@ -149,6 +152,11 @@ class _Progress:
         self._standing, self._since = standing, time.monotonic()
         if news and not self._moves:
             self._console.print(self, soft_wrap=True)
+
+    def end(self) -> None:
+        """Leave a line on how it ended, in place of the one that moved."""
+        waited = length(time.monotonic() - self._began_at)
+        self._console.print(f"Shard {self._shard} may identify now, after {waited}", soft_wrap=True)
 
     def __rich__(self) -> Text:
         text = f"Shard {self._shard} waits"

@@ -1,9 +1,11 @@
 """The client: asks a Gateway Queue before each IDENTIFY, under asyncio and trio alike.
 
 ``waiting.py``     waits for a shard's turn, and confirms its IDENTIFY
+``news.py``        says in the log how a process' shards stand, and that the queue is away
 ``discord_py.py``  does so for bots with discord.py, disnake, nextcord and py-cord
 """
 
-from gateway_queue.client.waiting import GatewayQueue, RefusedError, Standing
+from gateway_queue.client.news import Standing
+from gateway_queue.client.waiting import GatewayQueue, Grant, Outcome, RefusedError
 
-__all__ = ["GatewayQueue", "RefusedError", "Standing"]
+__all__ = ["GatewayQueue", "Grant", "Outcome", "RefusedError", "Standing"]

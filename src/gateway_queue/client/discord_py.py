@@ -7,13 +7,16 @@ it only looks whether its turn is a fresh one. Imports none of the four; asyncio
 """
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from gateway_queue.client.waiting import GatewayQueue
+from gateway_queue.client.waiting import GatewayQueue, Grant, Outcome, RefusedError
+
+log = logging.getLogger("gateway_queue.client")
 
 # Seconds for which a turn is good. Its bucket stays closed for 10 s, so that the next IDENTIFY
 # is still Discord's 5 s away if this one comes after 4; the rest is for the ways of the two.
@@ -21,6 +24,9 @@ TURN_LASTS = 4.0
 
 # Seconds to wait in the hook where nothing else is left; all timeouts around it are longer.
 HOOK_WAITS = 30.0
+
+# The method by which the clients of all four call the public before_identify_hook.
+CALLS_HOOK = "_call_before_identify_hook"
 
 # EventType in the shard.py of all four: what is to become of a shard.
 RECONNECT, RESUME, IDENTIFY, TERMINATE = range(1, 5)
@@ -44,6 +50,9 @@ if TYPE_CHECKING:
         async def close(self) -> None: ...
         async def launch_shard(self, *args: Any, **kwargs: Any) -> None: ...
         def get_shard(self, *args: Any, **kwargs: Any) -> Any: ...
+        async def _call_before_identify_hook(
+            self, shard_id: int | None, *, initial: bool = False
+        ) -> None: ...
 else:
     _Client = object
 
@@ -60,9 +69,25 @@ class QueuedIdentify(_Client):
     RefusedError.
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Put a class right before the library's, whose own hook sleeps for 5 s.
+
+        Hooks of the bot and of a framework between us and the library end with super()'s.
+        """
+        super().__init_subclass__(**options)
+        owners = [owner for owner in cls.__mro__ if CALLS_HOOK in vars(owner)]
+        if (library := owners[-1]) is QueuedIdentify:
+            if hasattr(cls, "is_closed"):
+                raise TypeError(f"{cls.__name__} is a client of a library without {CALLS_HOOK}")
+        elif not issubclass(cls, awake := _without_sleep(library)):
+            bases = [awake if base is library else base for base in cls.__bases__]
+            cls.__bases__ = (*bases,) if awake in bases else (*bases, awake)
+
     def __init__(self, *args: Any, queue: str | GatewayQueue, **kwargs: Any) -> None:
         self.__given = queue  # names of our own, so that none is anybody else's
-        self.__turns: dict[int, float] = {}  # when it became the turn of a shard
+        self.__turns: dict[int, tuple[Grant, float]] = {}  # by shard, and since when
+        self.__identified: dict[int, Grant] = {}  # by shard, until Discord answers
+        self.__began = False  # to identify
         self.__tasks: set[asyncio.Task[Any]] = set()
         self.__closing: asyncio.Event | None = None  # set when the bot has closed
         self.__ws: Any = None
@@ -98,31 +123,33 @@ class QueuedIdentify(_Client):
         if hasattr(shard, "_queue_put"):
             shard._queue_put = partial(self.__put, shard._queue_put)  # noqa: SLF001 - see __put
 
-    async def before_identify_hook(
-        self,
-        shard_id: int | None,
-        *,
-        initial: bool = False,  # noqa: ARG002 - the libraries'
+    def dispatch(self, event: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Sees READY, by which the libraries dispatch this and a RESUME does not."""
+        if event == "shard_connect":
+            self.__got_ready(args[0])
+        elif event == "connect" and not self.__sharded:
+            self.__got_ready(self.shard_id or 0)
+        return super().dispatch(event, *args, **kwargs)
+
+    async def _call_before_identify_hook(
+        self, shard_id: int | None, *, initial: bool = False
     ) -> None:
-        """The last look before the IDENTIFY. Never super's, which sleeps for 5 s.
+        """The hooks of the bot and of its framework, and the last look before the IDENTIFY.
 
         A shard comes here without a fresh turn if connecting took long, if the bot has it
         reconnected (``ShardInfo.reconnect``), or in a version of a library that keeps its
         private parts elsewhere. Then it waits here; if that takes too long, it begins anew.
         """
-        shard_id = shard_id or 0
-        if not self.__spend_turn(shard_id):
-            try:
-                async with asyncio.timeout(HOOK_WAITS):
-                    await self.__turn(shard_id)
-            except TimeoutError:
-                if self.__sharded:
-                    raise  # which the library knows how to handle
-                raise _NoTurnError from None
-            if not self.__spend_turn(shard_id):
-                raise ConnectionAbortedError("the bot was closed")
+        number = shard_id or 0
+        await self.__have_fresh_turn(number)
+        first = initial and not self.__began  # a connect() that begins anew takes it for the first
+        await super()._call_before_identify_hook(shard_id, initial=first)
+        await self.__have_fresh_turn(number)  # the hooks may have taken long
+        self.__began = True
+        grant, _ = self.__turns.pop(number)
+        self.__identified[number] = grant
         # A task runs when the library's next awaits: by then the IDENTIFY is written.
-        self.__spawn(self.__queue.confirm(shard_id))
+        self.__spawn(self.__confirm(grant, "identified"))
 
     @property
     def ws(self) -> Any:
@@ -154,8 +181,10 @@ class QueuedIdentify(_Client):
         try:
             await poll_event()
         except Exception as error:
+            shard_id = self.shard_id or 0
+            grant = self.__identified.pop(shard_id, None)
             if not getattr(error, "resume", True):  # a ReconnectWebSocket that cannot RESUME
-                await self.__turn(self.shard_id or 0)
+                await self.__ask_again(shard_id, grant)
             raise
 
     def __put(self, put: Callable[[Any], None], item: Any) -> None:
@@ -171,17 +200,29 @@ class QueuedIdentify(_Client):
             put(item)
 
     async def __bring_back(self, put: Callable[[Any], None], item: Any) -> None:
+        shard_id = item.shard.id
+        grant = self.__identified.pop(shard_id, None)
         try:
-            if item.type != RESUME and not await self.__turn(item.shard.id):
-                return
+            if item.type == IDENTIFY:
+                may_identify = await self.__ask_again(shard_id, grant)
+            else:
+                may_identify = item.type == RESUME or await self.__turn(shard_id)
         except Exception as error:  # noqa: BLE001 - ends the bot, as any would in the library
             item.type, item.error = TERMINATE, error
             put(item)
+            return
+        if not may_identify:
             return
         if item.type == RECONNECT:
             await item.shard.reconnect()
         else:
             await item.shard.reidentify(item.error)
+
+    async def __ask_again(self, shard_id: int, grant: Grant | None) -> bool:
+        """As ``__turn``, after an op 9; ``grant`` is of the IDENTIFY that it answers, if any."""
+        if grant is not None:
+            await self.__confirm(grant, "invalid_session")
+        return await self.__turn(shard_id)
 
     async def __turn(self, shard_id: int) -> bool:
         """Wait until it is the shard's turn; False if the bot is closed instead, once it is."""
@@ -192,17 +233,39 @@ class QueuedIdentify(_Client):
             finally:
                 asking.cancel()
             if not asking.cancelled():
-                asking.result()
-                self.__turns[shard_id] = time.monotonic()
+                self.__turns[shard_id] = asking.result(), time.monotonic()
                 return True
         if self.__closing is not None:
             await self.__closing.wait()
         return False
 
-    def __spend_turn(self, shard_id: int) -> bool:
-        """Whether the shard may identify now."""
-        began_at = self.__turns.pop(shard_id, -math.inf)
-        return time.monotonic() - began_at <= TURN_LASTS
+    async def __have_fresh_turn(self, shard_id: int) -> None:
+        """Wait for a turn if the shard has none, or had it too long ago to identify now."""
+        if self.__has_fresh_turn(shard_id):
+            return
+        try:
+            async with asyncio.timeout(HOOK_WAITS):
+                await self.__turn(shard_id)
+        except TimeoutError:
+            if self.__sharded:
+                raise  # which the library knows how to handle
+            raise _NoTurnError from None
+        if not self.__has_fresh_turn(shard_id):
+            raise ConnectionAbortedError("the bot was closed")
+
+    def __has_fresh_turn(self, shard_id: int) -> bool:
+        _, since = self.__turns.get(shard_id, (None, -math.inf))
+        return time.monotonic() - since <= TURN_LASTS
+
+    def __got_ready(self, shard_id: int) -> None:
+        if (grant := self.__identified.pop(shard_id, None)) is not None:
+            self.__spawn(self.__confirm(grant, "ready"))
+
+    async def __confirm(self, grant: Grant, outcome: Outcome) -> None:
+        try:
+            await self.__queue.confirm(grant, outcome)
+        except RefusedError as error:  # ends the bot when it has to ask again
+            log.warning("shard %d could not confirm its IDENTIFY: %s", grant.shard, error)
 
     def __spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(coroutine)
@@ -215,3 +278,12 @@ class QueuedIdentify(_Client):
         for task in self.__tasks:
             task.cancel()
         return set(self.__tasks)
+
+
+@cache
+def _without_sleep(library: type) -> type:
+    """A class of the library whose before_identify_hook does not sleep, and nothing else."""
+
+    async def before_identify_hook(*_: Any, **__: Any) -> None: ...
+
+    return type(library.__name__, (library,), {"before_identify_hook": before_identify_hook})

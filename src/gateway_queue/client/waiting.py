@@ -4,23 +4,31 @@ import json
 import logging
 import math
 import random
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anyio
 import httpx
 
+from gateway_queue.client.news import Standing, news_of
+
 log = logging.getLogger("gateway_queue.client")
 
 # Nothing else is a permission, whatever its status: it may be somebody else's page.
-GRANT = {"message": "You're free to connect now! :)"}
+PERMISSION = {"message": "You're free to connect now! :)"}
+NUMBER = "X-Gateway-Queue-Grant"
 
-# Seconds for which one request is held: the first shortly, to learn soon how the shard stands,
-# and none for longer than the least patient proxy (Envoy, 15 s) bears.
-FIRST_HOLD, HOLD = 1, 10
+Outcome = Literal["identified", "ready", "invalid_session"]
+
+# Seconds for which one request is held. The first is short, to learn soon how the shard stands.
+# The others vary, or shards that began together would ask together for ever; they are as long as
+# the least patient proxy allows (Envoy gives up after 15 s).
+FIRST_HOLD = 1.0
+SHORTEST_HOLD, LONGEST_HOLD = 10.0, 14.0
 
 # Seconds between attempts that fail: doubled each time, with jitter. After the longest the
 # server still keeps the place (GATEWAY_QUEUE_SEAT_TTL, 60 s).
@@ -47,16 +55,11 @@ KEEP_ALIVE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How a waiting shard stands.
+class Grant:
+    """The permission for one IDENTIFY. ``number`` is the server's; None if it gave none."""
 
-    ``position`` is 1 for the next of its bucket. ``expected_in`` is in seconds, None where
-    nobody can know. ``reason`` is one of those in docs/http.md, such as ``interval``.
-    """
-
-    position: int
-    expected_in: float | None
-    reason: str
+    shard: int
+    number: int | None = None
 
 
 class RefusedError(Exception):
@@ -74,6 +77,7 @@ class _NoAnswerError(Exception):
 @dataclass(frozen=True, slots=True)
 class _Answer:
     status: int
+    number: int | None  # of the grant, if it is one
     said: Any  # in JSON; None if it is not
 
 
@@ -81,7 +85,7 @@ class GatewayQueue:
     """A Gateway Queue, which is to be asked before each IDENTIFY of a bot's shards.
 
         async with GatewayQueue("http://127.0.0.1:8000") as queue:
-            await queue.wait(shard_id)
+            grant = await queue.wait(shard_id)
 
     ``url`` is the server's address. If it has a path, the proxy that wants it there takes it
     away before the server sees it. ``ssl_context`` is for a server with a certificate of one's
@@ -97,6 +101,8 @@ class GatewayQueue:
         self._address = _address(url)
         self._headers = httpx.Headers({"Accept-Encoding": "identity"} | _authorization(api_key))
         self._ssl_context = ssl_context or httpx.create_ssl_context()
+        self._news = news_of(str(self._address))
+        self._confirming: dict[int, anyio.CancelScope] = {}  # by shard
 
     async def __aenter__(self) -> Self:
         return self
@@ -110,77 +116,105 @@ class GatewayQueue:
         *,
         confirm: bool = False,
         on_standing: Callable[[Standing], None] | None = None,
-    ) -> None:
+    ) -> Grant:
         """Return when the shard may identify; to be done at once.
 
         Waits for as long as it takes, also while the server or the way to it fails. Cancelling
-        it leaves the queue; a shard that comes back within a minute has its old place.
+        it leaves the queue; a shard that comes back within a minute has its old place. What is
+        still being confirmed of the shard's last grant is given up.
 
         With ``confirm`` the bucket stays closed for 10 s, in which the IDENTIFY is to be sent
         and then confirmed. ``on_standing`` is told how the shard stands: after a second, and
-        then every ten.
+        then every ten to fourteen. Without it the log is, at most every ten seconds.
 
         Raises RefusedError for a request that the server will never serve: a wrong API key, a
         shard that is none.
         """
+        self._stop_confirming(shard)
         asked = {"shard": shard} | ({"confirm": "true"} if confirm else {})
         hold = FIRST_HOLD
         pauses = _pauses()
-        failing = False
-        async with self._connection() as connection:
-            while True:
-                asked_at = anyio.current_time()
-                try:
-                    standing = _standing(await _send(connection, "GET", "", asked | {"wait": hold}))
-                except _NoAnswerError as why:
-                    level = logging.DEBUG if failing else logging.WARNING
-                    log.log(level, "shard %d asks the queue again until it answers: %s", shard, why)
-                    failing = True
-                    await anyio.sleep(next(pauses))
-                    continue
-                if failing:
-                    log.info("shard %d: the queue answers again", shard)
-                    failing = False
-                    pauses = _pauses()
-                if standing is None:
-                    return
-                if on_standing is not None:
-                    on_standing(standing)
-                if anyio.current_time() < asked_at + hold / 2:
-                    await anyio.sleep(next(pauses))  # it is ending, or does not hold at all
-                hold = HOLD
-
-    async def confirm(self, shard: int, *, invalid_session: bool = False) -> bool:
-        """Say that the shard's IDENTIFY was sent, or with ``invalid_session`` that it got an op 9.
-
-        Returns whether the server knows of the turn. It does not if it was given more than
-        15 minutes ago, or if the server cannot be reached within ten seconds.
-
-        Raises RefusedError as ``wait`` does.
-        """
-        said = {"shard": shard} | ({"outcome": "invalid_session"} if invalid_session else {})
-        why: object = f"no answer within {CONFIRM_WITHIN:g} s"
-        with anyio.move_on_after(CONFIRM_WITHIN):
+        with self._news.waiting(shard) as request:
             async with self._connection() as connection:
-                for pause in _pauses():
+                while True:
+                    asked_at = anyio.current_time()
+                    try:
+                        answer = await _send(connection, "GET", "", asked | {"wait": f"{hold:g}"})
+                        outcome = _outcome(answer, shard)
+                    except _NoAnswerError as why:
+                        self._news.fails(request, why)
+                        await anyio.sleep(next(pauses))
+                        hold = FIRST_HOLD
+                        continue
+                    if self._news.answers(request):
+                        pauses = _pauses()
+                    if isinstance(outcome, Grant):
+                        return outcome
+                    if on_standing is None:
+                        self._news.stands(request, outcome)
+                    else:
+                        on_standing(outcome)
+                    if anyio.current_time() < asked_at + hold / 2:
+                        await anyio.sleep(next(pauses))  # it is ending, or does not hold at all
+                    hold = _hold()
+
+    async def confirm(self, grant: Grant, outcome: Outcome = "identified") -> bool:
+        """Say what became of a grant: its IDENTIFY was sent, got READY, or got an op 9.
+
+        Returns whether the server took it. It does not if it knows of no such grant in the
+        last 15 minutes, or cannot be reached within ten seconds. The next confirmation for the
+        shard, and its next ``wait``, take the place of one that is not through yet.
+
+        Raises RefusedError for a wrong API key.
+        """
+        shard = grant.shard
+        said: dict[str, Any] = {"shard": shard}
+        if grant.number is not None:
+            said["grant"] = grant.number
+        if outcome != "identified":
+            said["outcome"] = outcome
+        self._stop_confirming(shard)
+        with anyio.move_on_after(CONFIRM_WITHIN) as scope:
+            self._confirming[shard] = scope
+            try:
+                return await self._confirm(shard, said)
+            finally:
+                replaced = self._confirming.get(shard) is not scope
+                if not replaced:
+                    del self._confirming[shard]
+        if not replaced:
+            level = logging.DEBUG if self._news.away else logging.WARNING
+            late = f"no answer within {CONFIRM_WITHIN:g} s"
+            log.log(level, "shard %d could not confirm its IDENTIFY: %s", shard, late)
+        return False
+
+    async def _confirm(self, shard: int, said: dict[str, Any]) -> bool:
+        pauses = _pauses()
+        with self._news.asking(shard) as request:
+            async with self._connection() as connection:
+                while True:
                     try:
                         answer = await _send(connection, "POST", "confirm", said)
+                    except _NoAnswerError as no_answer:
+                        self._news.fails(request, no_answer)
+                        await anyio.sleep(next(pauses))
+                        continue
                     except RefusedError as error:
-                        if error.status != 404:
+                        if error.status not in {400, 404}:
                             raise
-                        why = error
-                        break
-                    except _NoAnswerError as error:
-                        why = error
-                        await anyio.sleep(pause)
+                        why = str(error)
                     else:
                         if answer.status == 204:
+                            self._news.answers(request)
                             return True
                         # Not again: the original server takes each for a request for a turn.
                         why = f"{answer.status}, which is not what the queue says to it"
-                        break
-        log.warning("shard %d could not confirm its IDENTIFY: %s", shard, why)
-        return False
+                    log.warning("shard %d could not confirm its IDENTIFY: %s", shard, why)
+                    return False
+
+    def _stop_confirming(self, shard: int) -> None:
+        if (pending := self._confirming.pop(shard, None)) is not None:
+            pending.cancel()
 
     def _connection(self) -> httpx.AsyncClient:
         """A connection for one shard, which closes it.
@@ -209,7 +243,7 @@ async def _send(
         raise _NoAnswerError(str(error) or type(error).__name__) from error
     status = response.status_code
     if response.is_success:
-        return _Answer(status, said)
+        return _Answer(status, _number(response), said)
     # A proxy has errors of its own, which pass; but not these.
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
     ours = kind == "application/problem+json"
@@ -238,13 +272,19 @@ def _json(body: bytes) -> Any:
         return None
 
 
-def _standing(answer: _Answer) -> Standing | None:
-    """How the shard stands; None if it is its turn. Raises _NoAnswerError if neither is said."""
+def _number(response: httpx.Response) -> int | None:
+    number = response.headers.get(NUMBER, "")
+    return int(number) if re.fullmatch("[0-9]{1,20}", number) else None
+
+
+def _outcome(answer: _Answer, shard: int) -> Grant | Standing:
+    """The shard's turn, or how it stands. Raises _NoAnswerError if neither is said."""
     match answer:
-        case _Answer(200, said) if said == GRANT:
-            return None
+        case _Answer(200, number, said) if said == PERMISSION:
+            return Grant(shard, number)
         case _Answer(
             202,
+            _,
             {
                 "position": int(position),
                 "expected_in": int() | float() | None as expected_in,
@@ -253,6 +293,10 @@ def _standing(answer: _Answer) -> Standing | None:
         ) if expected_in is None or 0 <= expected_in < math.inf:
             return Standing(position, expected_in, reason)
     raise _NoAnswerError(f"{answer.status}, but not with the queue's words")
+
+
+def _hold() -> float:
+    return round(random.uniform(SHORTEST_HOLD, LONGEST_HOLD), 1)  # noqa: S311 - no secret
 
 
 def _pauses() -> Iterator[float]:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import yarl
 
@@ -63,6 +63,20 @@ class Reluctant:
         await super().close()  # type: ignore[misc]
 
 
+def hooked(base: type, who: str, takes: float) -> type:
+    """A class with a hook of its own, as frameworks have to tell their plugins."""
+
+    async def before_identify_hook(
+        self: Any, shard_id: int | None, *, initial: bool = False
+    ) -> None:
+        say("hook", of=who, shard=shard_id, initial=initial)
+        await asyncio.sleep(takes)
+        await super(derived, self).before_identify_hook(shard_id, initial=initial)
+
+    derived: Any = type(who, (base,), {"before_identify_hook": before_identify_hook})
+    return cast("type", derived)
+
+
 def point(library: Any, discord: str) -> None:
     """Have the library talk to the fake."""
     route = library.http.Route
@@ -103,6 +117,8 @@ def main() -> None:
     parser.add_argument("--timeouts", type=float, default=1.0, help="of the library, scaled by")
     parser.add_argument("--turn-lasts", type=float, default=discord_py.TURN_LASTS, help="seconds")
     parser.add_argument("--reluctant", action="store_true", help="takes a second to close")
+    parser.add_argument("--hooks", action="store_true", help="the bot and its framework have some")
+    parser.add_argument("--hooks-take", type=float, default=0.0, help="seconds")
     options = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, stream=sys.stdout)
@@ -124,13 +140,20 @@ def main() -> None:
     if options.reluctant:
         bases.append(Reluctant)
     if options.single:
-        bases.append(library.Client)
+        client = library.Client
         arguments["shard_id"] = shards[0]
     else:
-        bases.append(library.AutoShardedClient)
+        client = library.AutoShardedClient
         arguments["shard_ids"] = shards
+    bot = type(
+        "Bot",
+        (*bases, hooked(client, "framework", options.hooks_take) if options.hooks else client),
+        {},
+    )
+    if options.hooks:
+        bot = hooked(bot, "bot", options.hooks_take)
     asyncio.set_event_loop(asyncio.new_event_loop())  # all but discord.py take it from there
-    type("Bot", tuple(bases), {})(**arguments).run(os.environ["DISCORD_TOKEN"])
+    bot(**arguments).run(os.environ["DISCORD_TOKEN"])
 
 
 if __name__ == "__main__":
