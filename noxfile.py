@@ -85,6 +85,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def growth(session: nox.Session) -> None:
+    """Measure how the cost of a client grows, and plot it for docs/benchmarks.md."""
+    install(session, ".[server]", *group("bench"))
+    session.run("python", "bench/growth.py", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     install(session, ".[server]", *group("docs"))
     session.run("sphinx-build", "--quiet", "--fail-on-warning", "docs", "build/docs")

@@ -1,35 +1,50 @@
-"""The server as a process, and a crowd of clients, for the benchmarks beside this file.
+"""The server as a process, and crowds of clients, for the benchmarks beside this file.
 
-It knows /proc, sockets and the server's log; what the figures mean is said in ``waiting.py``.
+It knows /proc, sockets, the server's log and its journal; what the figures mean is said in
+``waiting.py``.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
+import resource
 import select
 import signal
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python does not name it
 LISTENING, ESTABLISHED = "0A", "01"  # include/net/tcp_states.h
+SPARE_FILES = 100
+DAY = 86_400.0
 
 
 class Server:
-    """``python -m gateway_queue`` on a port of its own choice, stopped on the way out."""
+    """``python -m gateway_queue`` on a port of its own choice, killed on the way out.
 
-    def __init__(self, directory: Path, *, buckets: int, interval: float) -> None:
+    Another interpreter than ours runs what is installed there, whatever our PYTHONPATH says.
+    """
+
+    def __init__(self, python: str, directory: Path, *, buckets: int, interval: float) -> None:
         self._log = directory / "server.log"
         settings = {
             "HOST": "127.0.0.1",
@@ -42,11 +57,13 @@ class Server:
             "GATEWAY_QUEUE_MAX_CONCURRENCY": str(buckets),
             "GATEWAY_QUEUE_RESERVE": "0",
         }
-        ours = ("GATEWAY_QUEUE_", "DISCORD_TOKEN", "HOST", "PORT")
-        inherited = {k: v for k, v in os.environ.items() if not k.upper().startswith(ours)}
+        ours = ["GATEWAY_QUEUE_", "DISCORD_TOKEN", "HOST", "PORT"]
+        if python != sys.executable:
+            ours.append("PYTHON")
+        inherited = {k: v for k, v in os.environ.items() if not k.upper().startswith(tuple(ours))}
         with self._log.open("wb") as log:  # a file: unlike a pipe it never makes the server wait
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "gateway_queue"],
+                [python, "-m", "gateway_queue"],
                 env=inherited | settings,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -58,13 +75,9 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.alarm(0)  # what follows has a bound of its own
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=15)
-        finally:
-            self._process.kill()  # does nothing to one that has ended
-            self._process.wait()
+        signal.alarm(0)
+        self._process.kill()  # it would grant for its grace period, and then close thousands
+        self._process.wait()
 
     def port(self) -> int:
         """Wait until the server listens."""
@@ -84,6 +97,16 @@ class Server:
             print(self._log.read_text(errors="replace")[-4000:], file=sys.stderr)
             sys.exit(f"the server ended early, exit code {self._process.returncode}")
 
+    def stop(self) -> None:
+        """Halt the server until it is resumed."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> float:
+        """Return the instant, on the monotonic clock, until which it was halted for certain."""
+        at = time.monotonic()
+        self._process.send_signal(signal.SIGCONT)
+        return at
+
     def cpu(self) -> float:
         """Seconds on a CPU, user and system, by the scheduler's own account.
 
@@ -102,6 +125,41 @@ class Server:
         return int(status.partition("VmRSS:")[2].split(maxsplit=1)[0])
 
 
+@contextmanager
+def serving(
+    python: str, *, buckets: int, interval: float, seconds: float, rows: int = 0
+) -> Iterator[Server]:
+    """A server on our first core, while this process has the second, and so many seconds.
+
+    ``rows``: the grants of the last day that are in the journal when the server starts.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as directory:
+        if rows:
+            _fill_journal(python, Path(directory), rows)
+        signal.alarm(math.ceil(seconds))
+        os.sched_setaffinity(0, cores[:1])  # the server inherits it
+        try:
+            with Server(python, Path(directory), buckets=buckets, interval=interval) as server:
+                os.sched_setaffinity(0, cores[1:2] or cores)
+                yield server
+        finally:
+            os.sched_setaffinity(0, cores)
+
+
+def _fill_journal(python: str, directory: Path, rows: int) -> None:
+    """Have a server create its journal; then write one grant each for so many shards."""
+    signal.alarm(60)
+    with Server(python, directory, buckets=1, interval=1) as server:
+        server.port()
+    a_day_ago = time.time() - DAY + 600
+    grants = ((a_day_ago + n * (DAY - 1200) / rows, n) for n in range(rows))
+    with closing(sqlite3.connect(directory / "journal.sqlite")) as database, database:
+        database.executemany(
+            "INSERT INTO grants (granted_at, shard, bucket, confirm) VALUES (?, ?, 0, 0)", grants
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     shard: int
@@ -112,33 +170,45 @@ class Answer:
 class Client:
     shard: int
     stream: socket.socket
+    request: bytes
+    polls: bool
     received: bytes = b""
 
 
 @dataclass
 class Crowd:
-    """The clients; each asks for a shard of its own."""
+    """Clients with a connection each, which ask for a shard each."""
 
     port: int
     answers: list[Answer] = field(default_factory=list)
+    polls: int = 0  # answers that said: ask again
     lost: list[str] = field(default_factory=list)
+    left: set[int] = field(default_factory=set)
     waiting: dict[int, Client] = field(default_factory=dict)
     _shards: Iterator[int] = field(default_factory=itertools.count)
     _poll: select.epoll = field(default_factory=select.epoll)
 
-    def join(self) -> None:
-        """Connect, ask, and leave the answer to `listen`."""
+    def join(self, wait: float | None = None) -> None:
+        """Connect, ask, and leave the answer to `listen`; with ``wait`` ask until granted."""
         shard = next(self._shards)
+        target = f"/?shard={shard}" + (f"&wait={wait:.3f}" if wait else "")
+        request = f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
         try:
             stream = socket.create_connection(("127.0.0.1", self.port), timeout=5)
             stream.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-            stream.sendall(b"GET /?shard=%d HTTP/1.1\r\nHost: bench\r\n\r\n" % shard)
+            stream.sendall(request)
         except OSError as error:
             self.lost.append(f"shard {shard}: {error}")
             return
         stream.settimeout(0)
-        self.waiting[stream.fileno()] = Client(shard, stream)
+        self.waiting[stream.fileno()] = Client(shard, stream, request, polls=bool(wait))
         self._poll.register(stream, select.EPOLLIN)
+
+    def leave(self, clients: Iterable[Client]) -> None:
+        for client in clients:
+            del self.waiting[client.stream.fileno()]
+            client.stream.close()
+            self.left.add(client.shard)
 
     def listen(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -158,11 +228,74 @@ class Crowd:
         client.received += data
         if data and not client.received.endswith(b"}"):
             return  # the rest is still to come
+        if data and client.polls and client.received.startswith(b"HTTP/1.1 202 "):
+            self.polls += 1
+            client.received = b""
+            client.stream.send(client.request)
+            return
         if data and client.received.startswith(b"HTTP/1.1 200 "):
             self.answers.append(Answer(client.shard, received_at(stamps)))
         else:
             self.lost.append(f"shard {client.shard}: {why or client.received or 'closed'!r}")
         self.waiting.pop(fd).stream.close()
+
+
+class Http2Crowd:
+    """Clients that share one HTTP/2 connection, with a stream each."""
+
+    def __init__(self, port: int) -> None:
+        self.waiting = 0
+        self.answers = 0
+        self.lost: list[str] = []
+        self._stream = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self._http = H2Connection(H2Configuration())
+        self._http.initiate_connection()
+        self._send()
+        self._hear()  # the server's settings
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    @property
+    def most_streams(self) -> int:
+        return self._http.remote_settings.max_concurrent_streams
+
+    def join(self, shard: int) -> None:
+        """Ask, and leave the answer to `listen`."""
+        head = {":method": "GET", ":path": f"/?shard={shard}", ":scheme": "http"}
+        stream = self._http.get_next_available_stream_id()
+        self._http.send_headers(stream, [*head.items(), (":authority", "bench")], end_stream=True)
+        self._send()
+        self.waiting += 1
+
+    def listen(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while select.select([self._stream], [], [], max(0.0, until - time.monotonic()))[0]:
+            self._hear()
+
+    def _hear(self) -> None:
+        data = self._stream.recv(2**16)
+        if not data:
+            sys.exit("the server closed the HTTP/2 connection")
+        for event in self._http.receive_data(data):
+            match event:
+                case ResponseReceived(headers=headers):
+                    if (b":status", b"200") not in headers:
+                        self.lost.append(f"stream {event.stream_id}: {headers}")
+                case DataReceived(flow_controlled_length=length):
+                    self._http.acknowledge_received_data(length, event.stream_id)
+                case StreamEnded():
+                    self.answers += 1
+                    self.waiting -= 1
+                case StreamReset():
+                    self.lost.append(f"stream {event.stream_id}: reset")
+        self._send()
+
+    def _send(self) -> None:
+        self._stream.sendall(self._http.data_to_send())
 
 
 def received_at(stamps: list[tuple[int, int, bytes]] | None) -> float:
@@ -182,3 +315,12 @@ def receive_queues(port: int, state: str) -> Iterator[int]:
             _, local, _, its_state, queues, *_ = line.split()
             if its_state == state and local.endswith(f":{port:04X}"):
                 yield int(queues.rpartition(":")[2], 16)
+
+
+def most_clients() -> int:
+    """How many clients the limits on open files and ports allow, of this process and a server."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    return (high - low if hard == resource.RLIM_INFINITY else min(hard, high - low)) - SPARE_FILES
