@@ -89,7 +89,7 @@ class Status:
     ready: bool
     obstacle: str | None
     limits: Limits
-    last_24_hours: LastDay
+    last_24_hours: LastDay | None
     buckets: list[Bucket]
     slowed_down: list[SlowedDown]
     seats: list[Seat]
@@ -122,10 +122,7 @@ def report(status: Status, address: str) -> RenderableType:
     facts.add_row("In line", f"{status.waiting} waiting, {status.away} away")
     facts.add_row("Everyone in", _everyone_in(status))
     facts.add_row("Session starts", _starts(status.limits))
-    last_day = status.last_24_hours
-    facts.add_row(
-        "Last 24 hours", f"{_many(last_day.granted, 'grant')} to {_many(last_day.shards, 'shard')}"
-    )
+    facts.add_row("Last 24 hours", _last_day(status.last_24_hours))
     facts.add_row("Slowed down", _slowed_down(status.slowed_down))
     title = Text.assemble(
         (f"Gateway Queue {status.version}", "bold"), f" at {address}, up {length(status.uptime)}"
@@ -262,6 +259,12 @@ def _seat(seat: Seat) -> Text:
     shard = "unnamed" if seat.shard is None else str(seat.shard)
     at = "?" if seat.expected_in is None else length(seat.expected_in)
     return Text(f"{shard} in {at}", "yellow" if seat.reason == "crash_loop" else "")
+
+
+def _last_day(day: LastDay | None) -> str:
+    if day is None:
+        return "unknown, as the journal cannot be read"
+    return f"{_many(day.granted, 'grant')} to {_many(day.shards, 'shard')}"
 
 
 def _many(number: int, noun: str) -> str:

@@ -101,6 +101,13 @@ class JournalFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalLost:
+    """The journal is damaged or not ours any more: nothing is granted until a restart."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class JournalRecovered:
     """Grants can be recorded again."""
 
@@ -117,6 +124,7 @@ Event = (
     | UsageRose
     | LimitsUnread
     | JournalFailed
+    | JournalLost
     | JournalRecovered
 )
 

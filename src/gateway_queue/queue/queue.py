@@ -38,7 +38,8 @@ class Queue:
     """All buckets of a bot.
 
     ``interval`` and ``seat_ttl`` are in seconds. What happened before the queue was made
-    is unknown, so every bucket opens one interval later.
+    is unknown, so every bucket opens one interval later, or one hold if the journal cannot
+    tell whether a turn with ``confirm`` was granted right before.
     """
 
     def __init__(
@@ -55,9 +56,8 @@ class Queue:
         self._seats = count(1)
         self._resized = trio.Event()
         self._warned_of_numberless = False
-        opens_at = late(
-            max(self.started_at + interval, starts.latest_unconfirmed + self.spacing.hold)
-        )
+        wait = self.spacing.after_grant(confirm=starts.journal.may_hold)
+        opens_at = late(self.started_at + wait)
         self.buckets = [
             self._bucket(index, Pace(self.spacing, opens_at)) for index in range(layout.buckets)
         ]

@@ -9,6 +9,7 @@ from gateway_queue.queue.events import (
     Granted,
     InvalidSession,
     JournalFailed,
+    JournalLost,
     JournalRecovered,
     Left,
     PutOff,
@@ -70,5 +71,7 @@ def write(event: Event) -> None:  # noqa: C901 - one branch per kind of event
             )
         case JournalFailed(error, retry_after):
             log.error("journal_not_writable", error=error, retry_after=retry_after)
+        case JournalLost(error):
+            log.error("journal_lost", error=error)
         case JournalRecovered():
             log.info("journal_writable_again")

@@ -6,6 +6,7 @@ from typing import Any
 import trio
 
 from gateway_queue import __version__
+from gateway_queue.queue.journal import Journal, JournalError
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.standing import standings
 
@@ -61,7 +62,6 @@ def gateway_bot(queue: Queue) -> dict[str, Any] | None:
 def _summary(queue: Queue) -> dict[str, Any]:
     now = trio.current_time()
     starts, allowance = queue.starts, queue.starts.allowance
-    granted, shards = starts.journal.counts_of_last_day()
     return {
         "version": __version__,
         "uptime": _rounded(now - queue.started_at),
@@ -76,7 +76,7 @@ def _summary(queue: Queue) -> dict[str, Any]:
             "reset_after": _rounded(allowance.reset_after(now)) if allowance.known else None,
             "max_concurrency": queue.layout.max_concurrency,
         },
-        "last_24_hours": {"granted": granted, "shards": shards},
+        "last_24_hours": _last_day(starts.journal),
         "buckets": [
             {
                 "bucket": bucket.index,
@@ -95,6 +95,14 @@ def _summary(queue: Queue) -> dict[str, Any]:
             for shard, restarts in starts.slowed(now)
         ],
     }
+
+
+def _last_day(journal: Journal) -> dict[str, int] | None:
+    try:
+        granted, shards = journal.counts_of_last_day()
+    except JournalError:  # this page is wanted most just when the journal is damaged
+        return None
+    return {"granted": granted, "shards": shards}
 
 
 def _rounded(seconds: float | None) -> float | None:
