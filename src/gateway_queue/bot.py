@@ -6,7 +6,8 @@ import structlog
 import trio
 
 from gateway_queue import discord
-from gateway_queue.keeper.sqlite import JournalHeldError, SQLiteJournal
+from gateway_queue.keeper.lock import JournalHeldError
+from gateway_queue.keeper.sqlite import SQLiteJournal
 from gateway_queue.queue.events import Event, Report
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.allowance import Allowance, CountedAllowance, ReadAllowance

@@ -2,12 +2,13 @@
 
 import os
 import resource
+import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from unittest.mock import patch
@@ -16,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway_queue.keeper.lock import JournalHeldError as Held
 from gateway_queue.keeper.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteJournal
-from gateway_queue.keeper.sqlite import JournalHeldError as Held
-from gateway_queue.queue.journal import JournalError
+from gateway_queue.queue.journal import JournalError, JournalLostError
 from gateway_queue.queue.rules.allowance import DAY
 
 NOW = 1_800_000_000.0
@@ -29,15 +30,25 @@ class WallClock:
     """What `time.time` says; set ``now`` to step it."""
 
     now = NOW
+    uptime = 0.0
 
     def __call__(self) -> float:
         return self.now
+
+    def monotonic(self) -> float:
+        return self.uptime
+
+    def go_on(self, seconds: float) -> None:
+        """Let so much time pass, on both clocks."""
+        self.now += seconds
+        self.uptime += seconds
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
     clock = WallClock()
     monkeypatch.setattr("time.time", clock)
+    monkeypatch.setattr("time.monotonic", clock.monotonic)
     return clock
 
 
@@ -109,12 +120,12 @@ os.kill(os.getpid(), signal.SIGKILL)
         self, journal: SQLiteJournal, path: Path, clock: WallClock
     ) -> None:
         journal.record(1, 0)
-        clock.now += DAY - 1
+        clock.go_on(DAY - 1)
         journal.record(2, 0)
         assert shards(journal) == [1, 2]
-        clock.now += 2
+        clock.go_on(2)
         assert shards(journal) == [2]
-        clock.now += 2 * HOUR
+        clock.go_on(2 * HOUR)
         journal.record(3, 0)
         assert rows(path) == 2
 
@@ -200,6 +211,95 @@ class TestWallClock:
         assert len(set(numbers)) == len(numbers)
 
 
+def in_another_process(path: Path, *prefix: str, then: str = "") -> str:
+    """What another process is told that wants the journal; empty if it gets it."""
+    program = f"""
+import os, pathlib, signal
+from gateway_queue.keeper.lock import JournalHeldError
+from gateway_queue.keeper.sqlite import SQLiteJournal
+try:
+    journal = SQLiteJournal.at(pathlib.Path({str(path)!r}))
+    {then or "journal.close()"}
+except JournalHeldError as error:
+    print(error)
+"""
+    ran = subprocess.run(
+        [*prefix, sys.executable, "-c", program], capture_output=True, text=True, check=not then
+    )
+    return ran.stdout
+
+
+# As in a container of its own, which has the same files but another network.
+APART = ("unshare", "--map-root-user", "--net")
+
+
+def may_part() -> bool:
+    return not subprocess.run([*APART, "true"], capture_output=True, check=False).returncode
+
+
+parting = pytest.mark.skipif(not may_part(), reason="no network namespaces here")
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def move(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+
+
+def delete_lock(path: Path) -> None:
+    path.with_name(path.name + ".lock").unlink()
+
+
+def replace(path: Path) -> None:
+    """By a journal that is valid, and not ours."""
+    other = path.with_name("other.sqlite")
+    with closing(SQLiteJournal.at(other)) as journal:
+        journal.record(99, 0)
+    other.replace(path)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def delete_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def make_folder_anew(path: Path) -> None:
+    delete_folder(path)
+    path.parent.mkdir()
+    path.touch()
+
+
+def delete_log(path: Path) -> None:
+    path.with_name(path.name + "-wal").unlink()
+
+
+def delete_index(path: Path) -> None:
+    path.with_name(path.name + "-shm").unlink()
+
+
+def write(path: Path, number: int) -> None:
+    """As a second server would."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("INSERT INTO grants VALUES (?, 0, 7, 0, 0)", (number,))
+
+
+def write_next(path: Path) -> None:
+    write(path, 2)
+
+
+def write_with_a_gap(path: Path) -> None:
+    write(path, 50)
+
+
 class TestLock:
     def test_a_second_one_is_told_who_has_the_journal(
         self, journal: SQLiteJournal, path: Path
@@ -252,6 +352,82 @@ class TestLock:
             assert time.perf_counter() - began_at < 2
         journal.record(2, 0)
         assert shards(journal) == [2]
+
+    @pytest.mark.parametrize("lose", [delete_lock, delete, delete_folder, make_folder_anew])
+    def test_whatever_is_deleted_no_second_one_gets_it_while_the_first_lives(
+        self, lose: Callable[[Path], None], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "folder" / "journal.sqlite"
+        with closing(SQLiteJournal.at(path)):
+            lose(path)
+            assert "is in use by" in in_another_process(path)
+            assert "is in use by" in in_another_process(path)  # nor by trying again
+        assert not in_another_process(path)
+
+    def test_without_the_lock_file_the_first_goes_on(
+        self, journal: SQLiteJournal, path: Path
+    ) -> None:
+        delete_lock(path)
+        journal.record(1, 0)
+        journal.check()
+
+    @parting
+    def test_the_journal_itself_is_locked_too(self, journal: SQLiteJournal, path: Path) -> None:
+        delete_lock(path)
+        assert "is in use by" in in_another_process(path, *APART)
+        journal.record(1, 0)
+
+    def test_where_it_cannot_be_the_lock_file_counts(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delattr("fcntl.F_OFD_SETLK")
+        with closing(SQLiteJournal.at(path)) as journal:
+            journal.record(1, 0)
+            delete_lock(path)
+            with pytest.raises(JournalLostError, match=r"sqlite\.lock was deleted"):
+                journal.record(2, 0)
+
+    @parting
+    def test_a_lost_journal_does_no_harm_to_the_one_in_its_place(self, tmp_path: Path) -> None:
+        path = tmp_path / "folder" / "journal.sqlite"
+        with closing(SQLiteJournal.at(path)) as journal:
+            journal.record(1, 0)
+            delete_folder(path)
+            killed = "journal.record(2, 0); os.kill(os.getpid(), signal.SIGKILL)"
+            assert not in_another_process(path, *APART, then=killed)
+            with pytest.raises(JournalLostError):
+                journal.record(3, 0)
+        with closing(SQLiteJournal.at(path)) as journal:
+            assert shards(journal) == [2]
+
+
+LOSSES = {
+    delete: "was deleted or moved",
+    move: "was deleted or moved",
+    replace: "was replaced by another file",
+    truncate: "was truncated",
+    cut: "was truncated",
+    delete_folder: "was deleted or moved",
+    make_folder_anew: "was replaced by another file",
+    delete_log: "-wal was deleted or moved",
+    delete_index: "-shm was deleted or moved",
+    write_next: "another process wrote to it",
+    write_with_a_gap: "another process wrote to it",
+}
+
+
+@pytest.mark.parametrize(("lose", "why"), LOSSES.items(), ids=[lose.__name__ for lose in LOSSES])
+class TestLoss:
+    def test_nothing_more_is_recorded_until_a_restart(
+        self, lose: Callable[[Path], None], why: str, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "folder" / "journal.sqlite"
+        with closing(SQLiteJournal.at(path)) as journal:
+            journal.record(1, 0)
+            lose(path)
+            for use in (journal.check, lambda: journal.record(2, 0), journal.check_owner):
+                with pytest.raises(JournalLostError, match=f"{why}.*until this server is restart"):
+                    use()
 
 
 class TestRefusedFile:

@@ -19,11 +19,12 @@ from gateway_queue.queue.rules.allowance import (
     SessionStartLimit,
 )
 from gateway_queue.queue.rules.crash_loop import CrashLoop
-from gateway_queue.queue.rules.pace import Layout
+from gateway_queue.queue.rules.pace import CONFIRM_HOLD, Layout
 from gateway_queue.queue.starts import Starts
 from gateway_queue.watch.metrics import Metrics
 
 INTERVAL = 5.5
+FIRST = CONFIRM_HOLD  # from the start to the first grant, where the journal has no past
 GATEWAY = Gateway(url="wss://gateway.test", shards=1)
 MOMENT = 0.001  # enough for trio to run what is runnable, in the order in which it became so
 

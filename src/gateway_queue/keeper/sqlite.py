@@ -6,10 +6,7 @@ The journal knows nothing of buckets' timing: every start is an unknown past, so
 never depends on a file.
 """
 
-import fcntl
 import math
-import os
-import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -17,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from gateway_queue.queue.journal import JournalError, Past
+from gateway_queue.keeper.lock import Lock
+from gateway_queue.queue.journal import JournalError, JournalLostError, Past
 from gateway_queue.queue.rules.allowance import DAY
 
 # SQLite's header field that tells whose file this is ("GwyQ"), and the layout of ours.
@@ -30,6 +28,8 @@ PATIENCE = 5.0
 # What is older than a day is of no use; how often it is removed, in seconds.
 PRUNE_INTERVAL = 3600.0
 
+WRITTEN_BY_ANOTHER = "another process wrote to it"
+
 SCHEMA = """
 CREATE TABLE grants (
     number INTEGER PRIMARY KEY,
@@ -41,19 +41,26 @@ CREATE TABLE grants (
 """
 
 
-class JournalHeldError(JournalError):
-    """Another process has the journal; the message names it."""
-
-
 class SQLiteJournal:
-    """An open journal. Its owner is the only process that writes it."""
+    """An open journal. Its owner is the only process that writes it.
 
-    def __init__(self, database: sqlite3.Connection, lock: int | None, name: str) -> None:
+    Where somebody damages it or takes it away, it is lost, and stays so until the next start:
+    only that lets enough time pass for whatever another process may have granted meanwhile.
+    """
+
+    def __init__(self, database: sqlite3.Connection, lock: Lock | None, name: str) -> None:
         self._database = database
         self._lock = lock
+        self._lost: str | None = None  # why it is
         self._pruned_at = -math.inf
-        (number,) = database.execute("SELECT ifnull(max(number), 0) FROM grants").fetchone()
-        self._number = int(number)  # the last one given
+        # With a row, what came before this file is long past: it was only recorded a hold
+        # after the start that made the file. The rows' times prove nothing, as the clock may
+        # have been set forward; but that none was to be confirmed, they prove.
+        number, may_hold = database.execute(
+            "SELECT ifnull(max(number), 0), ifnull(max(confirm), 1) FROM grants"
+        ).fetchone()
+        self.may_hold = bool(may_hold)
+        self._number = self._prunable = int(number)  # the last one given
         self.name = name
 
     @classmethod
@@ -76,45 +83,86 @@ class SQLiteJournal:
                 raise IsADirectoryError(f"{file} is a directory, not a file")
             if file.parent.is_file():
                 raise NotADirectoryError(f"{file.parent} is a file, not a directory")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lock = _locked(file.with_name(file.name + ".lock"))
+            lock = Lock(file)
             try:
                 database = _opened(file)
+                lock.watch()
             except BaseException:
-                os.close(lock)
+                lock.release()
                 raise
         return cls(database, lock, str(path))
 
     def close(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is None:
+            self._database.close()
+            return
+        try:
+            lock.check()
+        except (JournalLostError, OSError):
+            lock.leave_files_alone()
         self._database.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        lock.release()
 
     def record(self, shard: int | None, bucket: int, *, confirm: bool = False) -> int:
         """Write one grant, durably enough to survive ``kill -9``, and return its number.
 
         Raises JournalError when it cannot be written, and then nothing is.
         """
-        now = time.time()
-        with _explained(self.name):
-            self._prune(now)
-            self._database.execute(
-                "INSERT INTO grants VALUES (?, ?, ?, ?, ?)",
-                (self._number + 1, now, shard, bucket, confirm),
+        self.check_owner()
+        number = self._number + 1
+        with self._explained():
+            self._prune()
+            written = self._database.execute(
+                "INSERT INTO grants SELECT ?1, ?2, ?3, ?4, ?5"
+                " WHERE NOT EXISTS (SELECT 1 FROM grants WHERE number >= ?1)",
+                (number, time.time(), shard, bucket, confirm),
             )
-        self._number += 1
-        return self._number
+            if not written.rowcount:
+                raise JournalLostError(WRITTEN_BY_ANOTHER)
+        self._number = number
+        return number
 
-    def _prune(self, now: float) -> None:
-        if abs(now - self._pruned_at) > PRUNE_INTERVAL:
-            self._database.execute("DELETE FROM grants WHERE granted_at < ?", (now - DAY,))
-            self._pruned_at = now
+    def _prune(self) -> None:
+        """Remove what is older than a day by the clock, and than the last time for certain.
+
+        The clock may just have been set forward; the next start has to know of the last rows.
+        """
+        now = time.monotonic()
+        if now - self._pruned_at > PRUNE_INTERVAL:
+            self._database.execute(
+                "DELETE FROM grants WHERE granted_at < ? AND number <= ?",
+                (time.time() - DAY, self._prunable),
+            )
+            self._pruned_at, self._prunable = now, self._number
 
     def check(self) -> None:
-        """Raise JournalError unless the journal can be written."""
-        with _explained(self.name):
+        """Raise JournalError unless it is ours and was just written to."""
+        self.check_owner()
+        with self._explained():
             _write_nothing(self._database)
+            if self._database.execute(
+                "SELECT 1 FROM grants WHERE number > ?", (self._number,)
+            ).fetchone():
+                raise JournalLostError(WRITTEN_BY_ANOTHER)
+
+    def check_owner(self) -> None:
+        """Raise JournalLostError if it is not ours any more; takes microseconds."""
+        if self._lost is not None:
+            raise JournalLostError(self._lost)
+        if self._lock is not None:
+            with self._explained():
+                self._lock.check()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Explain errors, and remember what no second try can mend."""
+        try:
+            with _explained(self.name):
+                yield
+        except JournalLostError as error:
+            self._lost = str(error)
+            raise
 
     def counts_of_last_day(self) -> tuple[int, int]:
         """How many grants the last 24 hours saw, and of how many shards."""
@@ -141,26 +189,6 @@ class SQLiteJournal:
             Past(number, max(0.0, now - granted_at), shard, bool(confirm))
             for number, granted_at, shard, confirm in rows
         ]
-
-
-def _locked(path: Path) -> int:
-    """The descriptor of the lock file, in which the holder's name is for others to read."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-    except BlockingIOError:
-        holder = os.read(lock, 1000).decode(errors="replace").strip() or "another process"
-        os.close(lock)
-        raise JournalHeldError(
-            f"the journal is in use by {holder} (lock file {path}); two servers on one"
-            " journal would grant twice. Stop that one, or give this one another journal"
-        ) from None
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -229,10 +257,15 @@ def _is_new(path: Path) -> bool:
 def _explained(path: Path | str) -> Iterator[None]:
     try:
         yield
+    except JournalLostError as error:
+        raise JournalLostError(
+            f"the journal {path} is not this server's any more: {error}. Nothing is granted until"
+            " this server is restarted"
+        ) from None
     except (OSError, sqlite3.OperationalError) as error:
         raise JournalError(f"cannot use the journal {path}: {error}") from error
     except sqlite3.DatabaseError as error:
-        raise JournalError(
-            f"the journal {path} is damaged ({error}); it was left as it is. Move it away to"
-            " start a new one: the session starts it counted are then forgotten"
+        raise JournalLostError(
+            f"the journal {path} is damaged ({error}); it was left as it is. Move it away and"
+            " restart to begin a new one: the session starts it counted are then forgotten"
         ) from error

@@ -124,6 +124,13 @@ class JournalFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalLost:
+    """The journal is damaged or not ours any more: nothing is granted until a restart."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class JournalRecovered:
     """Grants can be recorded again."""
 
@@ -142,6 +149,7 @@ Event = (
     | UsageRose
     | LimitsUnread
     | JournalFailed
+    | JournalLost
     | JournalRecovered
 )
 

@@ -8,6 +8,10 @@ class JournalError(Exception):
     """The journal cannot be opened or written; the message says why and what to do."""
 
 
+class JournalLostError(JournalError):
+    """The journal is damaged or not ours any more: nothing can be recorded until a restart."""
+
+
 @dataclass(frozen=True, slots=True)
 class Past:
     """A grant of an earlier time, ``age`` seconds ago."""
@@ -23,12 +27,19 @@ class Journal(Protocol):
 
     name: str
 
+    # A turn with `confirm` may have been granted right before it was opened.
+    may_hold: bool
+
     def record(self, shard: int | None, bucket: int, *, confirm: bool = False) -> int:
         """Write one grant durably and return its number; if that fails, nothing is written."""
         ...
 
     def check(self) -> None:
-        """Raise JournalError unless the journal can be written."""
+        """Raise JournalError unless the journal is ours and was just written to."""
+        ...
+
+    def check_owner(self) -> None:
+        """Raise JournalLostError if the journal is not ours any more; takes microseconds."""
         ...
 
     def counts_of_last_day(self) -> tuple[int, int]:

@@ -52,7 +52,8 @@ class Queue:
     """All buckets of a bot.
 
     ``interval`` and ``seat_ttl`` are in seconds. What happened before the queue was made
-    is unknown, so every bucket opens one interval later.
+    is unknown, so every bucket opens one interval later, or one hold if the journal cannot
+    tell whether a turn with ``confirm`` was granted right before.
     """
 
     def __init__(
@@ -73,9 +74,8 @@ class Queue:
         self._warned_of_numberless = False
         self._repeated: dict[int, int] = {}  # grants that were confirmed for too long, by shard
         starts.count_nameless_as_one(really=layout.buckets == 1)
-        opens_at = late(
-            max(self.started_at + interval, starts.latest_unconfirmed + self.spacing.hold)
-        )
+        wait = self.spacing.after_grant(confirm=starts.journal.may_hold)
+        opens_at = late(self.started_at + wait)
         self.buckets = [
             self._bucket(index, Pace(self.spacing, opens_at)) for index in range(layout.buckets)
         ]

@@ -15,11 +15,12 @@ import trio
 from gateway_queue.queue.events import (
     CrashLooping,
     JournalFailed,
+    JournalLost,
     JournalRecovered,
     Report,
     UsageRose,
 )
-from gateway_queue.queue.journal import Journal, JournalError
+from gateway_queue.queue.journal import Journal, JournalError, JournalLostError
 from gateway_queue.queue.rules.allowance import (
     Allowance,
     ReadAllowance,
@@ -66,7 +67,7 @@ class Starts:
         self.restarting = Restarting(crash_loop)
         self._retry = retry
         self._report = report
-        self._journal_ready_at = -math.inf  # later: the last write failed
+        self._journal_ready_at = -math.inf  # later: the last write failed; inf: lost
         self._usage = Usage.NORMAL
         self._nameless_are_one = True
         self._latest: dict[int, Grant] = {}  # those that may still be confirmed, oldest first
@@ -103,11 +104,16 @@ class Starts:
         """What an operator has to mend before anything is granted; None if nothing."""
         if not self.allowance.known:
             return "Discord's session start limit is not known; the log says why"
-        if self._journal_ready_at > -math.inf:
-            try:
+        try:
+            if self._journal_ready_at > -math.inf:
                 self.journal.check()
-            except JournalError as error:
-                return str(error)
+            else:
+                self.journal.check_owner()
+        except JournalLostError as error:
+            self._lose_journal(error)
+            return str(error)
+        except JournalError as error:
+            return str(error)
         return None
 
     def back_in(self, now: float) -> float:
@@ -124,13 +130,6 @@ class Starts:
         if not really:
             self.restarting.forgive(None)
 
-    @property
-    def latest_unconfirmed(self) -> float:
-        """When a grant that its client was to confirm was last given."""
-        return max(
-            (grant.at for grant in self._latest.values() if grant.confirm), default=-math.inf
-        )
-
     def latest(self, shard: int, now: float) -> Grant | None:
         """The shard's latest grant, if it may still be confirmed."""
         grant = self._latest.get(shard)
@@ -140,6 +139,9 @@ class Starts:
         """Record a grant and return its number; None if the journal cannot be written."""
         try:
             number = self.journal.record(shard, bucket, confirm=confirm)
+        except JournalLostError as error:
+            self._lose_journal(error)
+            return None
         except JournalError as error:
             if self._journal_ready_at == -math.inf:
                 self._report(JournalFailed(str(error), self._retry))
@@ -153,6 +155,11 @@ class Starts:
         self._warn_of_crash_loop(shard, now)
         self._watch_usage(now)
         return number
+
+    def _lose_journal(self, error: JournalLostError) -> None:
+        if self._journal_ready_at < math.inf:
+            self._report(JournalLost(str(error)))
+            self._journal_ready_at = math.inf
 
     def _remember(self, shard: int | None, grant: Grant) -> None:
         self.allowance.spend(grant.at)

@@ -11,6 +11,7 @@ from gateway_queue.queue.events import (
     Granted,
     InvalidSession,
     JournalFailed,
+    JournalLost,
     JournalRecovered,
     Left,
     PutOff,
@@ -88,5 +89,7 @@ def write(event: Event) -> None:  # noqa: C901, PLR0912 - one branch per kind of
             )
         case JournalFailed(error, retry_after):
             log.error("journal_not_writable", error=error, retry_after=retry_after)
+        case JournalLost(error):
+            log.error("journal_lost", error=error)
         case JournalRecovered():
             log.info("journal_writable_again")
