@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 from asgi import Answer, Client
-from serving import INTERVAL, MOMENT, Nobody, limit, serving
+from serving import FIRST, INTERVAL, MOMENT, Nobody, limit, serving
 from structlog.testing import capture_logs
 
 from gateway_queue.keeper.sqlite import SQLiteJournal
@@ -84,9 +84,9 @@ async def test_when_all_who_wait_are_in_and_how_many_of_them_have_a_start() -> N
         await wait_for(client, 0, 2, 4, 1)
         found = await status(client)
         assert of(found, "waiting", "covered") == [4, 4]
-        assert found["all_in_in"] == pytest.approx(3 * INTERVAL, abs=0.1)
+        assert found["all_in_in"] == pytest.approx(FIRST + 2 * INTERVAL, abs=0.1)
         assert [bucket["all_in_in"] for bucket in found["buckets"]] == [
-            pytest.approx(3 * INTERVAL, abs=0.1),
+            pytest.approx(FIRST + 2 * INTERVAL, abs=0.1),
             pytest.approx(INTERVAL, abs=0.1),
         ]
         assert [seat["shard"] for seat in found["buckets"][0]["next"]] == [0, 2, 4]
