@@ -143,7 +143,9 @@ async def test_the_days_count_survives_kill_9(tmp_path: Path) -> None:
     ],
 )
 async def test_a_second_server_waits_for_the_end_of_the_first_whatever_is_deleted(
-    lose: Callable[[Path], None] | None, goes_on: bool, journal: Path
+    lose: Callable[[Path], None] | None,
+    goes_on: bool,  # noqa: FBT001
+    journal: Path,
 ) -> None:
     interval = 0.5
     settings = {

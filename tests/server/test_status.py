@@ -87,7 +87,7 @@ async def test_when_all_who_wait_are_in_and_how_many_of_them_have_a_start() -> N
         assert found["all_in_in"] == pytest.approx(FIRST + 2 * INTERVAL, abs=0.1)
         assert [bucket["all_in_in"] for bucket in found["buckets"]] == [
             pytest.approx(FIRST + 2 * INTERVAL, abs=0.1),
-            pytest.approx(INTERVAL, abs=0.1),
+            pytest.approx(FIRST, abs=0.1),
         ]
         assert [seat["shard"] for seat in found["buckets"][0]["next"]] == [0, 2, 4]
         await wait_for(client, *range(6, 16, 2))

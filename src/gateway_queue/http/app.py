@@ -76,8 +76,8 @@ class HTTPConnection(TrioASGIHTTPConnection):
             return
         if ask is None:
             await super().__call__(receive, send)
-        elif not await hold(ask, self.app.bot.queue, client):
-            await self._connection.request_left()
+        else:
+            await hold(ask, self.app.bot.queue, client)
 
     @property
     def _connection(self) -> "HypercornConnection":

@@ -211,7 +211,11 @@ class TLSWire:
 
         async with patience(SEND_SECONDS, give_up) as nursery:
             nursery.cancel_scope.shield = True
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            with suppress(
+                trio.BrokenResourceError,
+                trio.ClosedResourceError,
+                trio.BusyResourceError,  # it is being closed
+            ):
                 await self._stream.send_all(data)
         if too_slow:
             raise trio.TooSlowError
