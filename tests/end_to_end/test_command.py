@@ -136,7 +136,7 @@ async def test_the_start_says_what_the_server_will_do(tmp_path: Path) -> None:
     assert not listening["address"].endswith(":0")
     assert listening["buckets"] == 2
     assert listening["interval"] == 7.5
-    assert listening["first_grant"].startswith("in 7.5 s")
+    assert listening["first_grant"].startswith("in 10.0 s")
     assert listening["starts_left"] == 190
     assert listening["journal"] == str(journal)
 

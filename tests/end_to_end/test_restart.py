@@ -1,26 +1,107 @@
-"""Restarts: after ``kill -9`` nobody is granted too early, and the day's count is still known.
+"""Restarts, and two servers on one journal: nobody is granted too early, and no count is lost.
 
-A server is killed at the end of its block.
+A server is killed at the end of its block. Spacing is judged by what the servers log.
 """
 
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
+import httpx
+import pytest
 import trio
-from harness import DEFAULTS, SERVER, free_port, running, running_server
-from shards import LAG, gaps, shards
+from harness import DEFAULTS, SERVER, Program, free_port, running, running_server
+from shards import shards
+
+# As in a container of its own, which has the same files but another network.
+APART = ("unshare", "--map-root-user", "--net")
+
+# The two lines of two grants may each be written this much later than their grant.
+LATE = 0.02
+
+
+def gaps(*servers: Program) -> list[float]:
+    """The seconds between one grant and the next, whichever server gave them."""
+    instants = sorted(
+        datetime.fromisoformat(line["timestamp"]).timestamp()
+        for server in servers
+        for line in server.logged_so_far("identify_granted")
+    )
+    return [later - earlier for earlier, later in pairwise(instants)]
+
+
+def delete_lock(journal: Path) -> None:
+    journal.with_name(journal.name + ".lock").unlink()
+
+
+def delete_folder(journal: Path) -> None:
+    shutil.rmtree(journal.parent)
+
+
+def make_folder_anew(journal: Path) -> None:
+    delete_folder(journal)
+    journal.parent.mkdir()
+
+
+def move_folder(journal: Path) -> None:
+    journal.parent.rename(journal.parent.with_name("elsewhere"))
+
+
+def truncate(journal: Path) -> None:
+    os.truncate(journal, 0)
+
+
+def write(journal: Path) -> None:
+    """As a second server would."""
+    with closing(sqlite3.connect(journal)) as database, database:
+        database.execute("INSERT INTO grants SELECT max(number) + 1, 0, 7, 0, 0 FROM grants")
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "folder" / "journal.sqlite"
 
 
 async def test_the_spacing_survives_kill_9() -> None:
     interval = 1.2  # twice what a start takes, or this could not fail
     port = free_port()
+    servers = []
     async with shards(f"http://127.0.0.1:{port}") as bot:
         bot.ask(*range(6))
         for grants in (2, 3, 4):
-            async with running_server(PORT=port, GATEWAY_QUEUE_INTERVAL=interval):
+            async with running_server(PORT=port, GATEWAY_QUEUE_INTERVAL=interval) as server:
+                servers.append(server)
                 await bot.granted(grants)
 
     assert len({grant.shard for grant in bot.grants}) == 4
-    assert min(gaps(bot.grants)) >= interval - LAG
+    assert min(gaps(*servers)) >= interval - LATE
+
+
+async def test_a_turn_to_be_confirmed_keeps_its_hold_though_the_journal_is_lost(
+    journal: Path,
+) -> None:
+    interval, hold = 2, 4
+    settings = {
+        "GATEWAY_QUEUE_INTERVAL": interval,
+        "GATEWAY_QUEUE_JOURNAL": f"sqlite:{journal}",
+    }
+    async with running_server(**settings) as first:
+        async with httpx.AsyncClient(base_url=first.url, timeout=60) as client:
+            await client.get("/", params={"shard": 0, "confirm": "true"})
+        await first.kill()
+    delete_folder(journal)
+    async with running_server(**settings) as second, shards(second.url) as bot:
+        bot.ask(1)
+        await bot.granted(1)
+
+    assert min(gaps(first, second)) >= hold - LATE
 
 
 async def test_the_days_count_survives_kill_9(tmp_path: Path) -> None:
@@ -51,30 +132,137 @@ async def test_the_days_count_survives_kill_9(tmp_path: Path) -> None:
     assert len(bot.grants) == 5
 
 
-async def test_a_second_server_waits_for_the_journal_of_the_first_and_takes_over(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("lose", "goes_on"),
+    [
+        (None, True),
+        (delete_lock, True),
+        (delete_folder, False),
+        (make_folder_anew, False),
+        (move_folder, False),
+    ],
+)
+async def test_a_second_server_waits_for_the_end_of_the_first_whatever_is_deleted(
+    lose: Callable[[Path], None] | None, *, goes_on: bool, journal: Path
 ) -> None:
     interval = 0.5
     settings = {
         "GATEWAY_QUEUE_INTERVAL": interval,
-        "GATEWAY_QUEUE_JOURNAL": f"sqlite:{tmp_path / 'journal.sqlite'}",
+        "GATEWAY_QUEUE_JOURNAL": f"sqlite:{journal}",
     }
     port = free_port()
     async with (
         running_server(**settings) as first,
         shards(first.url) as bot,
-        running(*SERVER, **(DEFAULTS | settings | {"PORT": port})) as second,
         shards(f"http://127.0.0.1:{port}") as others,
     ):
-        waiting = await second.logged("waiting_for_journal")
-        bot.ask(0, 1, 2, 3)
+        bot.ask(0)
+        await bot.granted(1)
+        if lose is not None:
+            lose(journal)
         others.ask(4, 5)
-        await bot.granted(3)
-        assert not second.logged_so_far("listening")
-        assert not others.grants
+        async with running(*SERVER, **(DEFAULTS | settings | {"PORT": port})) as second:
+            waiting = await second.logged("waiting_for_journal")
+            bot.ask(1, 2)
+            if goes_on:
+                await bot.granted(3)
+            else:
+                await first.logged("journal_lost")
+                assert (await bot.ready())[0] == 503
+            assert not second.logged_so_far("listening")
 
-        await first.kill()
-        await others.granted(2)
+            await first.kill()
+            await others.granted(2)
 
-    assert f"process {first.pid} " in waiting["error"]
-    assert min(gaps(bot.grants + others.grants)) >= interval - LAG
+    assert len(first.logged_so_far("identify_granted")) == (3 if goes_on else 1)
+    assert len(first.logged_so_far("journal_lost")) == (0 if goes_on else 1)
+    assert (f"process {first.pid} " in waiting["error"]) == (lose is None)
+    assert min(gaps(first, second)) >= interval - LATE
+
+
+def may_part() -> bool:
+    return not subprocess.run([*APART, "true"], capture_output=True, check=False).returncode
+
+
+@pytest.mark.skipif(not may_part(), reason="no network namespaces here")
+async def test_where_a_second_server_cannot_be_kept_off_the_first_stops(journal: Path) -> None:
+    settings = {
+        "GATEWAY_QUEUE_INTERVAL": 0.5,
+        "GATEWAY_QUEUE_JOURNAL": f"sqlite:{journal}",
+    }
+    async with running_server(**settings) as first, shards(first.url) as bot:
+        bot.ask(0)
+        await bot.granted(1)
+        delete_folder(journal)
+        environment = DEFAULTS | settings | {"HOST": "0.0.0.0"}
+        async with running(*APART, *SERVER, **environment) as second:
+            await second.logged("listening")
+            bot.ask(1)
+            await first.logged("journal_lost")
+            code, why = await bot.ready()
+
+    assert (code, len(bot.grants)) == (503, 1)
+    assert "was replaced by another file" in why
+
+
+@pytest.mark.parametrize(
+    ("lose", "why"),
+    [
+        (truncate, "was truncated"),
+        (write, "another process wrote to it"),
+        (delete_folder, "was deleted"),
+    ],
+)
+async def test_a_server_that_lost_its_journal_says_so_until_it_is_restarted(
+    lose: Callable[[Path], None], why: str, journal: Path
+) -> None:
+    settings = {
+        "GATEWAY_QUEUE_INTERVAL": 0.2,
+        "GATEWAY_QUEUE_JOURNAL": f"sqlite:{journal}",
+    }
+    async with running_server(**settings) as server, shards(server.url) as bot:
+        bot.ask(0)
+        await bot.granted(1)
+        lose(journal)
+        bot.ask(1)
+        lost = await server.logged("journal_lost")
+        code, body = await bot.ready()
+        status = (await bot.client.get("/status")).json()
+
+    assert (code, status["ready"], status["obstacle"]) == (503, False, "journal")
+    assert why in lost["error"]
+    assert why in body
+    async with running_server(**settings) as again, shards(again.url) as bot:
+        bot.ask(1)
+        await bot.granted(1)
+        assert (await bot.ready())[0] == 200
+
+
+async def test_a_probe_finds_the_loss_though_nobody_asks_for_a_turn(journal: Path) -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_JOURNAL=f"sqlite:{journal}") as server,
+        shards(server.url) as bot,
+    ):
+        assert (await bot.ready())[0] == 200
+        delete_folder(journal)
+        assert (await bot.ready())[0] == 503
+        await server.logged("journal_lost")
+
+
+async def test_a_journal_that_cannot_be_written_for_a_while_is_not_lost(journal: Path) -> None:
+    async with (
+        running_server(
+            GATEWAY_QUEUE_INTERVAL=0.2, GATEWAY_QUEUE_JOURNAL=f"sqlite:{journal}"
+        ) as server,
+        shards(server.url) as bot,
+    ):
+        bot.ask(0)
+        await bot.granted(1)
+        before = resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0, -1))  # as a full disk
+        bot.ask(1)
+        await server.logged("journal_not_writable")
+        assert (await bot.ready())[0] == 503
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, before)
+        assert (await bot.ready())[0] == 200
+        await bot.granted(2)
+        await server.logged("journal_writable_again")

@@ -86,12 +86,12 @@ class Lock:
             try:
                 found = file.stat()
             except (FileNotFoundError, NotADirectoryError):
-                raise JournalLostError(f"{file} was deleted or moved") from None
+                raise JournalLostError(f"{file.name} was deleted or moved") from None
             if not os.path.samestat(known, found):
-                raise JournalLostError(f"{file} was replaced by another file")
+                raise JournalLostError(f"{file.name} was replaced by another file")
         size = os.fstat(self._journal).st_size
         if size < self._size:  # SQLite never shortens it
-            raise JournalLostError(f"{self._file} was truncated")
+            raise JournalLostError(f"{self._file.name} was truncated")
         self._size = size
 
     def release(self) -> None:
