@@ -120,6 +120,13 @@ def test_compose_starts_programs_that_exist() -> None:
     assert (ROOT / bot["build"]["dockerfile"]).is_file()
 
 
+def test_swarm_stops_one_server_before_it_starts_the_next() -> None:
+    deploy = services()["gateway-queue"]["deploy"]
+
+    assert deploy["replicas"] == 1
+    assert deploy["update_config"] == deploy["rollback_config"] == {"order": "stop-first"}
+
+
 def has_compose() -> bool:
     version = [shutil.which("docker") or "false", "compose", "version"]
     return not subprocess.run(version, capture_output=True, check=False).returncode

@@ -45,7 +45,7 @@ async def test_it_grants_and_ends() -> None:
 
 
 async def test_who_waits_is_granted_in_turn_within_the_grace_and_then_let_go() -> None:
-    options = "--graceful-timeout", "1"
+    options = "--graceful-timeout", "2"
     async with serving(*options, GATEWAY_QUEUE_INTERVAL=0.6) as server, AsyncExitStack() as clients:
         crowd = [await clients.enter_async_context(waiting(server, shard)) for shard in range(6)]
         server.process.terminate()

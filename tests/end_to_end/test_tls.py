@@ -380,7 +380,7 @@ async def test_whoever_does_not_take_its_answer_is_cut_off(identity: Identity) -
 
 
 async def test_who_waits_is_served_within_the_grace_and_then_let_go(identity: Identity) -> None:
-    settings = {"GATEWAY_QUEUE_INTERVAL": 0.5, "GATEWAY_QUEUE_SHUTDOWN_GRACE": 1.25}
+    settings = {"GATEWAY_QUEUE_INTERVAL": 0.5, "GATEWAY_QUEUE_SHUTDOWN_GRACE": 1.75}
     async with (
         running_server(**identity.settings, **settings) as server,
         AsyncExitStack() as clients,
@@ -393,7 +393,7 @@ async def test_who_waits_is_served_within_the_grace_and_then_let_go(identity: Id
         await http2.ask("/?shard=6")
         await server.logged("identify_queued", shard=6)
         server.process.terminate()
-        assert await server.ended(within=1.25 + SOON) == 0
+        assert await server.ended(within=1.75 + SOON) == 0
         unanswered = [await ended(client) for client in crowd]
         assert await ended(http2)
         assert not troubles(server)

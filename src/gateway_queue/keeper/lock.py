@@ -18,11 +18,9 @@ from pathlib import Path
 
 from gateway_queue.queue.journal import JournalError, JournalLostError
 
-# What SQLite locks of its file (https://www.sqlite.org/src/file?name=src/os.h), and what we
-# lock: a byte that is none of these.
-PENDING_BYTE = 0x40000000
-SHARED_FIRST, SHARED_SIZE = PENDING_BYTE + 2, 510
-OUR_BYTE = PENDING_BYTE - 1
+# The byte before those that SQLite locks in its file, which begin with PENDING_BYTE:
+# https://www.sqlite.org/src/file?name=src/os.h
+OUR_BYTE = 0x40000000 - 1
 
 
 class JournalHeldError(JournalError):
@@ -56,7 +54,7 @@ class Lock:
         # Open for as long as SQLite has the file: to close a file frees all the locks that
         # SQLite has on it (https://www.sqlite.org/howtocorrupt.html, 2.2).
         self._journal = _open(self._file, held)
-        self._journal_is_locked = _take_bytes(self._journal, fcntl.F_WRLCK, OUR_BYTE, 1)
+        self._journal_is_locked = _take_byte(self._journal)
         os.ftruncate(lock, 0)
         os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
@@ -76,6 +74,7 @@ class Lock:
         if not self._journal_is_locked:
             files.append(self._lock_file)
         self._known = {file: file.stat() for file in files if file.exists()}
+        self._known[self._file] = os.fstat(self._journal)  # the one that is locked
 
     def check(self) -> None:
         """Raise JournalLostError if somebody took the files away, or a part of them.
@@ -86,25 +85,17 @@ class Lock:
             try:
                 found = file.stat()
             except (FileNotFoundError, NotADirectoryError):
-                raise JournalLostError(f"{file} was deleted or moved") from None
+                raise JournalLostError(f"{file.name} was deleted or moved") from None
             if not os.path.samestat(known, found):
-                raise JournalLostError(f"{file} was replaced by another file")
+                raise JournalLostError(f"{file.name} was replaced by another file")
         size = os.fstat(self._journal).st_size
         if size < self._size:  # SQLite never shortens it
-            raise JournalLostError(f"{self._file} was truncated")
+            raise JournalLostError(f"{self._file.name} was truncated")
         self._size = size
 
     def release(self) -> None:
         """Give the journal up; to be called when SQLite has closed it."""
         self._release.close()
-
-    def leave_files_alone(self) -> None:
-        """Keep SQLite from tidying up when it closes the file.
-
-        It deletes its other files by their names, which may be those of another journal by
-        now. It does not while somebody reads; that is what this lock looks like.
-        """
-        _take_bytes(self._journal, fcntl.F_RDLCK, SHARED_FIRST, SHARED_SIZE)
 
 
 def _open(file: Path, held: ExitStack) -> int:
@@ -128,17 +119,17 @@ def _take_address(file: Path, held: ExitStack) -> None:
             raise BlockingIOError from error
 
 
-def _take_bytes(descriptor: int, kind: int, start: int, length: int) -> bool:
-    """Lock some bytes of a file for this descriptor; False if the system has no such locks.
+def _take_byte(journal: int) -> bool:
+    """Lock a byte of the journal for this descriptor; False if the system has no such locks.
 
-    Unlike SQLite's own, which belong to the process, they get in the way of SQLite here,
-    and end only with the descriptor (fcntl(2), "Open file description locks").
+    Unlike SQLite's, such a lock ends only with its descriptor (fcntl(2), "Open file
+    description locks").
     """
     if not hasattr(fcntl, "F_OFD_SETLK"):
         return False
     try:
-        lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+        lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, OUR_BYTE, 1, 0)
+        fcntl.fcntl(journal, fcntl.F_OFD_SETLK, lock)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise

@@ -93,16 +93,9 @@ class SQLiteJournal:
         return cls(database, lock, str(path))
 
     def close(self) -> None:
-        lock, self._lock = self._lock, None
-        if lock is None:
-            self._database.close()
-            return
-        try:
-            lock.check()
-        except (JournalLostError, OSError):
-            lock.leave_files_alone()
         self._database.close()
-        lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def record(self, shard: int | None, bucket: int, *, confirm: bool = False) -> int:
         """Write one grant, durably enough to survive ``kill -9``, and return its number.
