@@ -4,6 +4,7 @@
 https://discord.com/developers/docs/events/gateway#get-gateway-bot
 """
 
+import logging
 import math
 import random
 from typing import Annotated
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway_queue import __version__
 from gateway_queue.queue.events import LimitsUnread
-from gateway_queue.queue.queue import Gateway, Queue
+from gateway_queue.queue.queue import Gateway, LimitsFailure, Queue
 from gateway_queue.queue.rules.allowance import ReadAllowance, SessionStartLimit
 
 log = structlog.get_logger()
@@ -27,16 +28,19 @@ TIMEOUT = 10.0
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 
+# A proxy on the way may answer a stray 401, so only several in a row are believed.
+REFUSALS = 3
+REFUSED_PAUSE = 10.0
+
+# Trouble that lasts is reported again this often, for whoever reads only the recent log.
+REMINDER = 300.0
+
 # However long Discord says to wait, an operator will have mended something within this.
 LONGEST_RETRY_AFTER = 3600.0
 
 # How long to sleep before looking again whether a reading is due: grants may bring it
 # forward.
 NAP = 15.0
-
-
-class TokenRefusedError(Exception):
-    """Discord answered 401 or 403: the token is wrong or was reset."""
 
 
 class CannotAskError(Exception):
@@ -49,6 +53,10 @@ class UnreadableError(Exception):
     def __init__(self, why: str, retry_after: float = 0.0) -> None:
         super().__init__(why)
         self.retry_after = retry_after
+
+
+class TokenRefusedError(UnreadableError):
+    """The answer was 401: if that is Discord's word, the token is wrong or was reset."""
 
 
 # Beyond any number that Discord may mean, and still exact as a float.
@@ -95,15 +103,16 @@ def client(api: str, token: str) -> httpx.AsyncClient:
 async def read_limit(discord: httpx.AsyncClient) -> tuple[SessionStartLimit, Gateway]:
     """Read the session start limit, and what comes with it, once.
 
-    Raises TokenRefusedError for a dead token, UnreadableError for whatever may pass.
+    Raises TokenRefusedError for a 401, UnreadableError for any other failure.
     """
     try:
         with trio.fail_after(2 * TIMEOUT):  # httpx's own is for each part of the answer
             response = await discord.get("gateway/bot")
-    except (httpx.HTTPError, trio.TooSlowError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError, trio.TooSlowError) as error:
+        # RuntimeError is how Python says that it cannot start a thread, for the name look-up.
         raise UnreadableError(f"no answer ({type(error).__name__}: {error})") from error
-    if response.status_code in {401, 403}:
-        raise TokenRefusedError(f"Discord answered {response.status_code} to the token")
+    if response.status_code == 401:
+        raise TokenRefusedError("Discord answered 401 to the token")
     if response.status_code != 200:
         raise UnreadableError(f"it answered {response.status_code}", _retry_after(response))
     try:
@@ -127,33 +136,39 @@ async def read_limit(discord: httpx.AsyncClient) -> tuple[SessionStartLimit, Gat
 async def keep_limits_fresh(discord: httpx.AsyncClient, queue: Queue, refresh: float) -> None:
     """Read the limits now, every ``refresh`` seconds and as often as they need, for ever.
 
-    Raises TokenRefusedError if the token is refused before it was ever accepted: to go on
-    asking with a dead token gets an address banned. If it is refused later, nothing is
-    granted until it is accepted again.
+    Raises TokenRefusedError if the token is refused, REFUSALS times in a row, before it was
+    ever accepted: to go on asking with a dead token gets an address banned. If it is refused
+    later, nothing is granted until it is accepted again.
     """
     allowance = queue.starts.allowance
     if not isinstance(allowance, ReadAllowance):
         raise TypeError("the session starts are counted here, not read from Discord")
-    failures = 0
+    failures = refusals = 0  # both in a row
+    warned_at = -math.inf
     was_read = False
     while True:
         sent_at = trio.current_time()
         try:
             limit, gateway = await read_limit(discord)
-        except TokenRefusedError as error:
-            if not was_read:
-                raise
-            allowance.withdraw()
-            queue.report(LimitsUnread())
-            log.error("token_refused", error=str(error), hint="was the token reset?")
-            await trio.sleep(refresh)
-            continue
         except UnreadableError as error:
+            now = trio.current_time()
             failures += 1
+            refusals = refusals + 1 if isinstance(error, TokenRefusedError) else 0
             queue.report(LimitsUnread())
-            pause = _pause(failures, error.retry_after)
+            queue.limits_failure = LimitsFailure(str(error), now)
+            if refusals >= REFUSALS:
+                if not was_read:
+                    raise
+                allowance.withdraw()
+                log.error("token_refused", error=str(error), hint="was the token reset?")
+                await trio.sleep(refresh)
+                continue
+            pause = REFUSED_PAUSE if refusals else _pause(failures, error.retry_after)
+            level = logging.DEBUG
+            if now >= warned_at + REMINDER:
+                level, warned_at = logging.WARNING, now
             log.log(
-                30 if failures == 1 else 10,
+                level,
                 "limits_unreadable",
                 error=str(error),
                 retry_after=round(pause, 1),
@@ -171,7 +186,9 @@ async def keep_limits_fresh(discord: httpx.AsyncClient, queue: Queue, refresh: f
                 reset_after=round(limit.reset_after),
                 max_concurrency=limit.max_concurrency,
             )
-        failures = 0
+        failures = refusals = 0
+        warned_at = -math.inf
+        queue.limits_failure = None
         queue.read(limit, gateway, sent_at)
         await _until_due(allowance, refresh)
 

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
-import pytest
 import trio
 from fake_discord import Answer, FakeDiscord, fake_discord
-from harness import Program, free_port, run_server, running_server
+from harness import Program, free_port, running_server
+from raw import tampered_server
 from shards import LAG, Grant, Shards, gaps, shards
 
 
@@ -55,18 +55,17 @@ async def test_requests_are_held_until_discord_can_be_reached() -> None:
             assert await bot.ready() == (200, "ready\n")
 
 
-@pytest.mark.parametrize("status", [401, 403])
-async def test_a_token_refused_at_the_start_ends_the_server(status: int) -> None:
+async def test_a_server_that_cannot_start_a_thread_reads_the_limits_later() -> None:
     async with fake_discord() as discord:
-        discord.answers.append((status, {}, b'{"message": "401: Unauthorized", "code": 0}'))
-        code, words = await run_server(**settings(discord.api))
-
-    assert code == 78
-    assert "check DISCORD_TOKEN" in words
-    assert str(status) in words
-    assert "Traceback" not in words
-    assert FakeDiscord.token not in words
-    assert len(discord.requests) == 1
+        api = discord.api.replace("127.0.0.1", "localhost")  # to be looked up, in a thread
+        async with (
+            tampered_server("has_no_thread_at_first", **settings(api)) as server,
+            shards(server.url) as bot,
+        ):
+            bot.ask(0)
+            trouble = await server.logged("limits_unreadable", level="warning")
+            assert "can't start new thread" in trouble["error"]
+            await bot.granted(1)
 
 
 async def test_retry_after_is_honoured() -> None:
@@ -97,14 +96,14 @@ async def test_a_failing_discord_is_asked_again_ever_more_slowly() -> None:
     assert len(server.logged_so_far("limits_read")) == 1
 
 
-# Later readings
+# What takes a while
 
 
 async def test_what_later_readings_bring() -> None:
     """These stories take long, as readings do, and hardly any work: so side by side."""
-    with trio.fail_after(40):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(nothing_is_granted_while_the_token_is_refused)
+            nursery.start_soon(a_token_refused_at_the_start_ends_the_server)
             for nonsense in NONSENSE:
                 nursery.start_soon(nonsense_leaves_the_limits_as_they_were, nonsense)
             nursery.start_soon(the_reserve_is_held_back_until_a_reading_shows_more)
@@ -112,19 +111,22 @@ async def test_what_later_readings_bring() -> None:
             nursery.start_soon(a_cap_joins_whole_rate_limit_keys)
 
 
-async def nothing_is_granted_while_the_token_is_refused() -> None:
-    async with (
-        fake_discord(remaining=900, reset_after=0) as discord,
-        bot_of(discord, GATEWAY_QUEUE_REFRESH=15) as (server, bot),
-    ):
-        await server.logged("limits_read")
-        discord.answers.append((401, {}, b'{"message": "401: Unauthorized", "code": 0}'))
-        await server.logged("token_refused", level="error")
-        bot.ask(0)
-        status, _ = await bot.ready()
-        assert status == 503
-        await bot.granted(1)  # after the next reading
-        assert len(server.logged_so_far("limits_read")) == 2
+REFUSED: Answer = (401, {}, b'{"message": "401: Unauthorized", "code": 0}')
+
+
+async def a_token_refused_at_the_start_ends_the_server() -> None:
+    async with fake_discord() as discord:
+        discord.answers += [REFUSED] * 3
+        async with running_server(**settings(discord.api)) as server:
+            code = await server.ended(within=50)
+
+    words = "\n".join(server.lines)
+    assert code == 78
+    assert "check DISCORD_TOKEN" in words
+    assert "401" in words
+    assert "Traceback" not in words
+    assert FakeDiscord.token not in words
+    assert len(discord.requests) == 3
 
 
 def answer(**changes: Any) -> Answer:

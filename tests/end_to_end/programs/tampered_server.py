@@ -4,6 +4,7 @@ import gc
 import json
 import socket
 import sys
+import threading
 import time
 from typing import Any
 from unittest.mock import patch
@@ -88,6 +89,18 @@ def keep_alive_is_refused() -> None:
         setsockopt(stream, level, option, *value)
 
     patch.object(trio.SocketStream, "setsockopt", refuse).start()
+
+
+def has_no_thread_at_first() -> None:
+    """As where the system allows no more of them, until another program ends."""
+    start, refusals = threading.Thread.start, [RuntimeError("can't start new thread")]
+
+    def refuse(thread: threading.Thread) -> None:
+        if refusals:
+            raise refusals.pop()
+        start(thread)
+
+    patch.object(threading.Thread, "start", refuse).start()
 
 
 def tells_its_thresholds() -> None:
