@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset
+from h2.events import DataReceived, ResponseReceived, StreamEnded
 from h2.settings import SettingCodes, Settings
 from harness import DEFAULTS, Program, running
 
@@ -122,7 +122,6 @@ class HTTP2Client:
             initial = {SettingCodes.INITIAL_WINDOW_SIZE: window}
             self.protocol.local_settings = Settings(client=True, initial_values=initial)
         self._answers: dict[int, Answer] = defaultdict(Answer)
-        self._resets: dict[int, int] = {}
 
     async def flush(self) -> None:
         await self.stream.send_all(self.protocol.data_to_send())
@@ -148,12 +147,6 @@ class HTTP2Client:
         while not all(self._answers[stream].ended_at for stream in streams):
             assert await self.hear(), f"closed after {dict(self._answers)}"
         return [self._answers[stream] for stream in streams]
-
-    async def reset_of(self, stream: int) -> int:
-        """Wait for the server to reset this stream; the error code."""
-        while stream not in self._resets:
-            assert await self.hear(), "closed"
-        return self._resets[stream]
 
     async def answer_begun(self, stream: int) -> None:
         """Wait for the first of it."""
@@ -184,8 +177,6 @@ class HTTP2Client:
                 self._answers[event.stream_id].body += event.data
             elif isinstance(event, StreamEnded):
                 self._answers[event.stream_id].ended_at = trio.current_time()
-            elif isinstance(event, StreamReset):
-                self._resets[event.stream_id] = int(event.error_code)
 
 
 async def _dial(server: Program) -> trio.SocketStream:

@@ -1,5 +1,6 @@
 """The whole server behind its socket: drop-in for every client, and hard to break."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 
 import pytest
@@ -17,6 +18,8 @@ from raw import (
     tampered_server,
     waiting,
 )
+
+from gateway_queue.http.http2 import STREAMS_PER_CONNECTION
 
 JSON = b'{"shard_id": 1, "token": "not yours"}'
 ONE = "Host: queue"
@@ -171,6 +174,66 @@ async def test_a_query_of_70_kb_is_refused_and_nobody_else_minds() -> None:
             assert await http2.rest() == []
         assert (await other.answer()).is_grant
         assert server.logged_so_far("identify_queued", shard=1) == []
+
+
+# Hard to break: malformed HTTP/2 (https://github.com/pgjones/hypercorn/issues/225)
+
+
+async def path_beyond_ascii(client: HTTP2Client) -> None:
+    await client.ask(b"/\xff")
+
+
+async def method_beyond_ascii(client: HTTP2Client) -> None:
+    await client.ask("/", b"G\xffT")
+
+
+async def plain_connect(client: HTTP2Client) -> None:
+    number = client.protocol.get_next_available_stream_id()
+    client.protocol.send_headers(number, [(":method", "CONNECT"), (":authority", "queue:80")])
+    await client.flush()
+
+
+async def many_priorities(client: HTTP2Client) -> None:
+    for number in range(1, 2 * (2 * STREAMS_PER_CONNECTION + 1), 2):
+        client.protocol.prioritize(number)
+    await client.flush()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        path_beyond_ascii,
+        method_beyond_ascii,
+        plain_connect,
+        many_priorities,
+    ],
+)
+async def test_malformed_http2_ends_its_connection_and_nothing_else(
+    attack: Callable[[HTTP2Client], Awaitable[None]],
+) -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.3) as server,
+        waiting(server, 1) as victim,
+        connect_http2(server) as attacker,
+    ):
+        await attack(attacker)
+        await server.logged("connection_failed")
+        assert (await victim.answer()).is_grant
+        await grant_of(server, 2)
+
+
+async def test_a_body_after_the_answer_is_dropped_and_its_connection_goes_on() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.3) as server,
+        connect_http2(server) as client,
+    ):
+        waits = await client.ask("/?shard=1")
+        answered = await client.ask("/healthz", "POST", whole=False)
+        await client.answers([answered])
+        client.protocol.send_data(answered, b"more")
+        await client.flush()
+        assert [answer.is_grant for answer in await client.answers([waits])] == [True]
+        assert not server.logged_so_far("connection_failed")
 
 
 async def test_a_client_that_left_before_it_was_accepted_ends_nothing() -> None:

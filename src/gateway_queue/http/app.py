@@ -8,6 +8,7 @@ what a request opted in to with ``wait``.
 """
 
 import json
+from collections.abc import Mapping
 from hmac import compare_digest
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
@@ -62,7 +63,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
 
     async def __call__(self, receive: "ASGIReceiveCallable", send: "ASGISendCallable") -> None:
         headers = dict(reversed([(n.lower(), v) for n, v in self.scope["headers"]]))  # the first
-        client = _Client(self._connection, receive, send)
+        client = _Client(self.scope["state"], receive, send)
         try:
             path = self.scope["path"] = path_of(self.scope["path"])
             if path not in OPEN_TO_ALL:
@@ -76,8 +77,8 @@ class HTTPConnection(TrioASGIHTTPConnection):
             return
         if ask is None:
             await super().__call__(receive, send)
-        else:
-            await hold(ask, self.app.bot.queue, client)
+        elif not await hold(ask, self.app.bot.queue, client):
+            await self._connection.request_left()
 
     @property
     def _connection(self) -> "HypercornConnection":
@@ -111,13 +112,17 @@ class _Client:
 
     def __init__(
         self,
-        connection: "HypercornConnection",
+        state: Mapping[str, Any],
         receive: "ASGIReceiveCallable",
         send: "ASGISendCallable",
     ) -> None:
-        self._connection = connection
+        self._state = state
         self._receive = receive
         self._send = send
+
+    @property
+    def _connection(self) -> "HypercornConnection":
+        return cast("HypercornConnection", self._state["connection"])
 
     @property
     def peer(self) -> str:

@@ -90,7 +90,6 @@ class HypercornConnection(TCPServer):
         own_state = ConnectionState({**state, "connection": self})
         super().__init__(app, config, context, own_state, stream)  # type: ignore[arg-type]
         self._wire = wire
-        self._left = False
 
     @property
     def peer(self) -> str:
@@ -125,7 +124,6 @@ class HypercornConnection(TCPServer):
                 await self.protocol.handle(RawData(data))
             await self.protocol.handle(Closed())
             # Hypercorn would wait for the end of the idle time, and keep the file open (0.18).
-            self._left = True
             await self.idle_task.stop()
         finally:
             await self._let_senders_go()
@@ -147,8 +145,6 @@ class HypercornConnection(TCPServer):
         Hypercorn shields sending from cancellation, so that a client which reads nothing
         keeps the server from ending (0.17, 0.18).
         """
-        if isinstance(event, Updated) and self._left:
-            return
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
@@ -158,6 +154,16 @@ class HypercornConnection(TCPServer):
             except trio.TooSlowError:
                 self.cut()
                 await self.protocol.handle(Closed())
+
+    async def request_left(self) -> None:
+        """Start the idle time if nothing else is asked for.
+
+        Hypercorn forgets to when an HTTP/2 request is cancelled (0.17, 0.18), and such a
+        connection holds up the server's end.
+        """
+        protocol = self.protocol.protocol
+        if isinstance(protocol, H2Protocol) and protocol.idle and not protocol.closed:
+            await self.protocol_send(Updated(idle=True))
 
 
 class _Paused(EventWrapper):

@@ -45,17 +45,6 @@ def turn_fails() -> None:
     patch.object(Queue, "turn", side_effect=SABOTAGE).start()
 
 
-def turn_of_shard_1_fails() -> None:
-    turn = Queue.turn
-
-    def fail(queue: Queue, shard: int, **more: Any) -> Any:
-        if shard == 1:
-            raise SABOTAGE
-        return turn(queue, shard, **more)
-
-    patch.object(Queue, "turn", fail).start()
-
-
 def loop_stalls_in_first_grant() -> None:
     """For a second, after the grant and before its answer."""
     grant, stalls = Pace.grant, [1.0]
