@@ -17,7 +17,7 @@ from gateway_queue import __version__, bot
 from gateway_queue.http import connection
 from gateway_queue.http.app import create_app
 from gateway_queue.queue.queue import Queue
-from gateway_queue.settings import Settings
+from gateway_queue.settings import Settings, unknown_variables
 
 log = structlog.get_logger()
 
@@ -94,6 +94,8 @@ def announce(settings: Settings, queue: Queue, address: str) -> None:
         "listening",
         address=address,
         version=__version__,
+        token="none" if counted else "set",
+        api_key="none" if settings.api_key is None else "set",
         buckets=queue.layout.buckets if counted else "as Discord says, to be read now",
         interval=settings.interval,
         first_grant=f"in {opens_in:.1f} s, as grants before this start are unknown"
@@ -102,6 +104,9 @@ def announce(settings: Settings, queue: Queue, address: str) -> None:
         reserve=str(settings.reserve),
         journal=queue.starts.journal.name,
     )
+    for name, nearest in unknown_variables().items():
+        hint = f"did you mean {nearest}?" if nearest else "see gateway-queue --help"
+        log.warning("unknown_variable", name=name, hint=f"no setting has this name; {hint}")
     if settings.interval < 5:
         log.warning(
             "interval_short",

@@ -7,9 +7,12 @@ documentation's table are made from them.
 import base64
 import binascii
 import hashlib
+import os
 import re
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast
 
@@ -32,6 +35,8 @@ from gateway_queue.queue.rules.crash_loop import CrashLoop
 # Where Docker and Kubernetes put secrets.
 SECRETS = Path("/run/secrets")
 
+PREFIX = "GATEWAY_QUEUE_"
+
 
 class SettingsError(Exception):
     """A setting is wrong. The message names it, what was given and what is allowed."""
@@ -49,17 +54,28 @@ def _setting(
     )
 
 
+def _unquoted(text: str) -> str:
+    """``text`` without white space and quotes around it: `docker run --env-file` keeps quotes."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1].strip()
+    if text.startswith(("'", '"')) or text.endswith(("'", '"')):
+        raise ValueError("a quote at one end without its match at the other")
+    return text
+
+
 def _token(text: str) -> str:
-    token = re.sub(r"^Bot(\s+|$)", "", text.strip())
+    token = re.sub(r"^Bot(\s+|$)", "", _unquoted(text))
     if not re.fullmatch(r"[!-~]+", token):
         raise ValueError("white space or characters that no token has")
     return token
 
 
 def _api_key(text: str) -> str:
-    if not re.fullmatch(r"[!-~]+", text.strip()):
+    key = _unquoted(text)
+    if not re.fullmatch(r"[!-~]+", key):
         raise ValueError("white space, or characters that an HTTP header cannot have")
-    return text.strip()
+    return key
 
 
 def _api(text: str) -> str:
@@ -276,6 +292,7 @@ def load(**flags: str) -> Settings:
 
     Raises SettingsError for the first setting that is wrong.
     """
+    flags = {**_secrets_from_files(flags), **flags}
     try:
         settings = Settings(**flags)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -288,6 +305,53 @@ def load(**flags: str) -> Settings:
     _check_reserve(settings)
     _check_key(settings)
     return settings
+
+
+def _environment() -> dict[str, str]:
+    """The variables as pydantic-settings sees them: in any case, and those that are not empty."""
+    return {name.upper(): value for name, value in os.environ.items() if value}
+
+
+def _secrets_from_files(flags: Mapping[str, str]) -> dict[str, str]:
+    """The secrets whose variable NAME_FILE names a file, as with Docker's official images."""
+    environment = _environment()
+    secrets = {}
+    for setting in describe():
+        if not setting.is_secret or not (path := environment.get(setting.file_variable)):
+            continue
+        if setting.name in flags or setting.name in environment:
+            raise SettingsError(
+                f"{setting.name} and {setting.file_variable} are both set; allowed: one of them"
+            )
+        # Anything but an absolute path may be the secret itself, by mistake.
+        named = f"={path}" if path.startswith("/") else ""
+        try:
+            secrets[setting.name] = Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise SettingsError(
+                f"the file that {setting.file_variable}{named} names cannot be read:"
+                f" {error.strerror}"
+            ) from None
+        except UnicodeDecodeError:
+            raise SettingsError(
+                f"the file that {setting.file_variable}{named} names is not text in UTF-8"
+            ) from None
+    return secrets
+
+
+def unknown_variables() -> dict[str, str | None]:
+    """Variables that look like settings and are none, each with the nearest that is one."""
+    known = {"GATEWAY_QUEUE_URL"}  # of the commands and the examples
+    for setting in describe():
+        known |= {setting.name, setting.file_variable} if setting.is_secret else {setting.name}
+    by_ending = {name.removeprefix(PREFIX): name for name in known}
+    unknown: dict[str, str | None] = {}
+    for name in sorted(_environment().keys() - known):
+        # Kubernetes sets some for a service named gateway-queue.
+        if name.startswith(PREFIX) and not re.search("_PORT|_SERVICE_", name):
+            nearest = get_close_matches(name.removeprefix(PREFIX), by_ending, n=1, cutoff=0.5)
+            unknown[name] = by_ending[nearest[0]] if nearest else None
+    return unknown
 
 
 def _check_reserve(settings: Settings) -> None:
@@ -369,7 +433,12 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.removeprefix("GATEWAY_QUEUE_").lower().replace("_", "-")
+        return "--" + self.name.removeprefix(PREFIX).lower().replace("_", "-")
+
+    @property
+    def file_variable(self) -> str:
+        """The variable that may name a file with the value, if it is a secret."""
+        return f"{self.name}_FILE"
 
 
 def describe() -> list[Setting]:

@@ -139,6 +139,20 @@ async def test_the_start_says_what_the_server_will_do(tmp_path: Path) -> None:
     assert listening["first_grant"].startswith("in 10.0 s")
     assert listening["starts_left"] == 190
     assert listening["journal"] == str(journal)
+    assert (listening["token"], listening["api_key"]) == ("none", "none")
+
+
+async def test_the_start_warns_of_a_variable_that_is_no_setting(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text(SECRET)
+    async with running_server(GATEWAY_QUEUE_API_KEY_FILE=key, GATEWAY_QUEUE_SEATS_TTL=3) as server:
+        warning = await server.logged("unknown_variable")
+        listening = await server.logged("listening")
+
+    assert warning["name"] == "GATEWAY_QUEUE_SEATS_TTL"
+    assert "GATEWAY_QUEUE_SEAT_TTL?" in warning["hint"]
+    assert len(server.logged_so_far("unknown_variable")) == 1
+    assert listening["api_key"] == "set"
 
 
 # The journal's file

@@ -3,7 +3,7 @@
 import base64
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,15 @@ from pydantic import SecretStr
 
 from gateway_queue.queue.rules.allowance import Reserve
 from gateway_queue.queue.rules.crash_loop import CrashLoop
-from gateway_queue.settings import Setting, Settings, SettingsError, bot_of, describe, load
+from gateway_queue.settings import (
+    Setting,
+    Settings,
+    SettingsError,
+    bot_of,
+    describe,
+    load,
+    unknown_variables,
+)
 
 APPLICATION_ID = "1234567890123456789"
 TOKEN = base64.b64encode(APPLICATION_ID.encode()).decode().rstrip("=") + ".GhIjKl.s3cret_s3cret"
@@ -101,7 +109,7 @@ WRONG = [
 def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An environment without settings, and a folder in place of /run/secrets."""
     for name in list(os.environ):
-        if name.upper() in DEFAULTS:
+        if name.upper() in DEFAULTS or name.upper().startswith(("GATEWAY_QUEUE_", "DISCORD_TOKEN")):
             monkeypatch.delenv(name)
     monkeypatch.setitem(Settings.model_config, "secrets_dir", tmp_path)
     return tmp_path
@@ -233,6 +241,91 @@ class TestSource:
         with as_nobody(), pytest.raises(SettingsError, match=r"cannot be read: .* denied"):
             load()
 
+    @pytest.mark.parametrize("name", sorted(SECRETS))
+    @pytest.mark.parametrize("spelled", [str.upper, str.lower])
+    def test_a_variable_may_name_the_file_of_a_secret(
+        self,
+        name: str,
+        spelled: Callable[[str], str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        path = tmp_path / "a file"
+        path.write_text(f"\n {TOKEN}\r\n")
+        monkeypatch.setenv(spelled(f"{name}_FILE"), str(path))
+        settings = load()
+        monkeypatch.delenv(spelled(f"{name}_FILE"))
+        assert settings == load(**{name: TOKEN}) != load()
+
+    @pytest.mark.parametrize("name", sorted(SECRETS))
+    def test_a_secret_and_the_file_of_it_are_one_too_many(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "a file"
+        path.write_text(TOKEN)
+        monkeypatch.setenv(name, "")
+        monkeypatch.setenv(f"{name}_FILE", str(path))
+        load()
+        monkeypatch.setenv(name, TOKEN)
+        with pytest.raises(SettingsError, match=f"^{name} and {name}_FILE are both set"):
+            load()
+
+    @pytest.mark.parametrize("name", sorted(SECRETS))
+    def test_a_file_of_a_secret_that_is_of_no_use_is_named(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "a file"
+        monkeypatch.setenv(f"{name}_FILE", str(path))
+        with pytest.raises(SettingsError, match=f"{name}_FILE={path} .* No such file"):
+            load()
+        path.write_bytes(b"\xff")
+        with pytest.raises(SettingsError, match=f"{name}_FILE={path} .* UTF-8"):
+            load()
+        path.write_text("\n")
+        with pytest.raises(SettingsError, match=f"what {name} is set to is not allowed"):
+            load()
+
+    @pytest.mark.parametrize("name", sorted(SECRETS))
+    def test_a_secret_in_place_of_its_file_is_not_shown(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(f"{name}_FILE", TOKEN)
+        with pytest.raises(SettingsError, match=f"{name}_FILE names cannot be read") as caught:
+            load()
+        assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+    @pytest.mark.parametrize(
+        ("name", "nearest"),
+        [
+            ("GATEWAY_QUEUE_INTERVALL", "GATEWAY_QUEUE_INTERVAL"),
+            ("gateway_queue_apikey", "GATEWAY_QUEUE_API_KEY"),
+            ("GATEWAY_QUEUE_DISCORD_TOKEN", "DISCORD_TOKEN"),
+            ("GATEWAY_QUEUE_HOST", "HOST"),
+            ("GATEWAY_QUEUE_CERT_FILE", "GATEWAY_QUEUE_CERTFILE"),
+            ("GATEWAY_QUEUE_XYZZY", None),
+        ],
+    )
+    def test_a_variable_like_a_setting_is_unknown(
+        self, name: str, nearest: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(name, "1")
+        assert unknown_variables() == {name.upper(): nearest}
+
+    def test_the_variables_of_settings_of_commands_and_of_kubernetes_are_known(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in (
+            *DEFAULTS,
+            *(f"{secret}_FILE" for secret in SECRETS),
+            "GATEWAY_QUEUE_URL",
+            "GATEWAY_QUEUE_PORT",
+            "GATEWAY_QUEUE_PORT_8000_TCP_ADDR",
+            "GATEWAY_QUEUE_SERVICE_HOST",
+            "GATEWAY_QUEUE_METRICS_SERVICE_PORT_HTTP",
+        ):
+            monkeypatch.setenv(name, "1")
+        assert unknown_variables() == {}
+
     def test_what_is_no_setting_is_no_matter(
         self, secrets: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -243,7 +336,17 @@ class TestSource:
 
 
 class TestSecret:
-    @pytest.mark.parametrize("given", [TOKEN, f"Bot {TOKEN}", f" Bot  {TOKEN}\r\n", f"{TOKEN}\n"])
+    @pytest.mark.parametrize(
+        "given",
+        [
+            TOKEN,
+            f"Bot {TOKEN}",
+            f" Bot  {TOKEN}\r\n",
+            f"{TOKEN}\n",
+            f'"{TOKEN}"',
+            f" 'Bot {TOKEN} '\n",
+        ],
+    )
     def test_a_token_is_stripped_of_its_prefix_and_of_white_space(self, given: str) -> None:
         token = load(DISCORD_TOKEN=given).token
         assert token is not None
@@ -265,6 +368,16 @@ class TestSecret:
             load(DISCORD_TOKEN=token)
         assert by_name("DISCORD_TOKEN").allowed in str(caught.value)
         assert token.strip() in {"", "Bot"} or token not in str(caught.value)
+
+    def test_an_api_key_may_be_in_quotes(self) -> None:
+        assert load(GATEWAY_QUEUE_API_KEY=f"'{API_KEY}'") == load(GATEWAY_QUEUE_API_KEY=API_KEY)
+
+    @pytest.mark.parametrize("name", sorted(SECRETS))
+    @pytest.mark.parametrize("given", ['"{}', "{}'", "\"{}'", '"', '""'])
+    def test_quotes_that_do_not_match_are_refused(self, name: str, given: str) -> None:
+        with pytest.raises(SettingsError, match=name) as caught:
+            load(**{name: given.format(API_KEY)})
+        assert API_KEY not in str(caught.value)
 
     @given(st.sampled_from(sorted(SECRETS)), st.text(st.characters(codec="utf-8"), min_size=1))
     def test_no_secret_shows_in_an_error_or_its_traceback(self, name: str, junk: str) -> None:

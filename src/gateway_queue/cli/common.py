@@ -30,7 +30,10 @@ def refusal(key: str | None) -> str:
     """What a server says with a 401 to somebody with this API key."""
     if key:
         return "does not take the API key that GATEWAY_QUEUE_API_KEY has here"
-    return f"wants an API key: set GATEWAY_QUEUE_API_KEY, or have a file of that name in {SECRETS}"
+    return (
+        "wants an API key: set GATEWAY_QUEUE_API_KEY or GATEWAY_QUEUE_API_KEY_FILE,"
+        f" or have a file GATEWAY_QUEUE_API_KEY in {SECRETS}"
+    )
 
 
 def address_of(settings: Settings) -> str:

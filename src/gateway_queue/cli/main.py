@@ -34,9 +34,11 @@ class Commands(click.Group):
 
 
 def _write_setting(setting: Setting, formatter: click.HelpFormatter) -> None:
-    ways = f"{setting.name}=VALUE"
-    if not setting.is_secret:
-        ways = f"{setting.flag} VALUE, or {ways}"
+    variable = f"{setting.name}=VALUE"
+    if setting.is_secret:
+        ways = f"{variable}, or {setting.file_variable}=PATH"
+    else:
+        ways = f"{setting.flag} VALUE, or {variable}"
     # Not as text, which might be broken within a name.
     formatter.write(f"{'':{formatter.current_indent}}{ways}\n")
     with formatter.indentation():
