@@ -86,21 +86,21 @@ def tune_process() -> None:
 
 
 def announce(settings: Settings, queue: Queue, address: str) -> None:
-    """Log in plain words what this server is going to do."""
+    """Log what this server is going to do; None is what Discord has yet to say."""
     counted = settings.token is None
     now = trio.current_time()
-    opens_in = queue.buckets[0].pace.opens_at - now
+    opens_in = max(0.0, queue.buckets[0].pace.opens_at - now)
     log.info(
         "listening",
         address=address,
         version=__version__,
         token="none" if counted else "set",
         api_key="none" if settings.api_key is None else "set",
-        buckets=queue.layout.buckets if counted else "as Discord says, to be read now",
+        buckets=queue.layout.buckets if counted else None,
         interval=settings.interval,
         first_grant=f"in {opens_in:.1f} s, as grants before this start are unknown"
         + ("" if counted else ", and once the limits are read"),
-        starts_left=queue.starts.left(now) if counted else "as Discord says, to be read now",
+        starts_left=queue.starts.left(now) if counted else None,
         reserve=str(settings.reserve),
         journal=queue.starts.journal.name,
     )

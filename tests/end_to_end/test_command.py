@@ -142,6 +142,25 @@ async def test_the_start_says_what_the_server_will_do(tmp_path: Path) -> None:
     assert (listening["token"], listening["api_key"]) == ("none", "none")
 
 
+async def test_with_a_token_the_start_has_no_numbers_yet() -> None:
+    async with (
+        fake_discord(token=TOKEN) as discord,
+        running_server(DISCORD_TOKEN=TOKEN, GATEWAY_QUEUE_DISCORD_API=discord.api) as server,
+    ):
+        listening = await server.logged("listening")
+
+    assert (listening["buckets"], listening["starts_left"]) == (None, None)
+    assert listening["token"] == "set"
+    assert listening["first_grant"].endswith("once the limits are read")
+
+
+async def test_a_first_grant_is_never_in_the_past() -> None:
+    async with running_server(GATEWAY_QUEUE_INTERVAL=1e-6) as server:
+        listening = await server.logged("listening")
+
+    assert listening["first_grant"].startswith("in 0.0 s")
+
+
 async def test_the_start_warns_of_a_variable_that_is_no_setting(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text(SECRET)
