@@ -55,6 +55,7 @@ async def start() -> None:
     log.configure(settings.log_level, settings.log_format)
     app.api_key = settings.api_key.get_secret_value() if settings.api_key else None
     server.tune_process()
+    server.tune_environment()
     app.bot = await app.nursery.start(_run_core, settings)
     server.announce(settings, app.bot.queue, "as given to hypercorn")
 

@@ -94,7 +94,7 @@ def client(api: str, token: str) -> httpx.AsyncClient:
                 "User-Agent": f"DiscordBot (gateway-queue, {__version__})",
             },
         )
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
         raise CannotAskError(
             f"cannot use the proxy or the certificates that the environment names: {error}"
         ) from None

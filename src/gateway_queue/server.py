@@ -13,7 +13,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve as serve_http
 
-from gateway_queue import __version__, bot
+from gateway_queue import __version__, bot, no_proxy
 from gateway_queue.http import connection
 from gateway_queue.http.app import create_app
 from gateway_queue.queue.queue import Queue
@@ -47,6 +47,7 @@ async def serve(settings: Settings) -> None:
         listening, ending = trio.Event(), trio.Event()
         await nursery.start(_end_on_signals, listening, ending, nursery.cancel_scope)
         tune_process()
+        tune_environment()
         app = create_app()
         app.bot = await nursery.start(bot.run, settings)
         app.api_key = settings.api_key.get_secret_value() if settings.api_key else None
@@ -82,6 +83,16 @@ def tune_process() -> None:
             limit=soft,
             hint=f"each waiting request needs one; allow {FEW_OPEN_FILES} or more"
             " (ulimit -n, LimitNOFILE=)",
+        )
+
+
+def tune_environment() -> None:
+    """Make ``NO_PROXY`` fit for httpx."""
+    if unreadable := no_proxy.leave_out_unreadable():
+        log.warning(
+            "no_proxy_unreadable",
+            entries=unreadable,
+            hint="these entries of NO_PROXY are ignored; the others are used",
         )
 
 

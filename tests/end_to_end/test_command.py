@@ -161,6 +161,30 @@ async def test_a_first_grant_is_never_in_the_past() -> None:
     assert listening["first_grant"].startswith("in 0.0 s")
 
 
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+async def test_the_networks_in_no_proxy_stop_no_server(name: str) -> None:
+    proxies = {name: "localhost, 127.0.0.1,::1/128,fe80::/10", "HTTP_PROXY": "http://127.0.0.1:9"}
+    async with (
+        fake_discord(token=TOKEN) as discord,
+        running_server(
+            DISCORD_TOKEN=TOKEN, GATEWAY_QUEUE_DISCORD_API=discord.api, **proxies
+        ) as server,
+    ):
+        warning = await server.logged("no_proxy_unreadable")
+        await server.logged("limits_read")  # so the other entries were heeded
+
+    assert warning["entries"] == ["::1/128", "fe80::/10"]
+    assert len(server.logged_so_far("no_proxy_unreadable")) == 1
+
+
+async def test_a_proxy_that_cannot_be_read_stops_the_start() -> None:
+    code, words = await run_server(DISCORD_TOKEN=TOKEN, HTTPS_PROXY="http://[::1")
+
+    assert code == 1
+    assert "cannot use the proxy" in words
+    assert "Traceback" not in words
+
+
 async def test_the_start_warns_of_a_variable_that_is_no_setting(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text(SECRET)

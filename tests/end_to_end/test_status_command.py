@@ -214,6 +214,21 @@ async def test_a_proxy_for_the_world_is_not_asked_for_our_own_server() -> None:
     assert code == 0
 
 
+async def test_the_networks_in_no_proxy_are_left_out() -> None:
+    async with running_server() as server:
+        code, words = await status("--url", server.url, NO_PROXY="localhost,127.0.0.0/8,::1/128")
+
+    assert code == 0
+    assert "NO_PROXY: ::1/128\n" in words
+
+
+async def test_a_proxy_that_cannot_be_read_is_not_blamed_on_the_address() -> None:
+    code, words = await status("--url", "http://127.0.0.1:1", HTTP_PROXY="http://[::1")
+
+    assert code == 1
+    assert "cannot use the proxy" in words
+
+
 async def test_a_port_that_the_server_picks_cannot_be_known() -> None:
     code, words = await status(PORT=0)
 

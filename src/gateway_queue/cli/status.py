@@ -7,6 +7,7 @@ import click
 import httpx
 from rich.console import Console
 
+from gateway_queue import no_proxy
 from gateway_queue.cli.common import (
     WHERE,
     Flags,
@@ -56,11 +57,15 @@ def _ask(address: str, key: str | None, *, trust_env: bool) -> tuple[bytes, Stat
     """The server's /status: as it came, and as it is understood."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     foreign = f"what answers at {address} is not a Gateway Queue"
+    if trust_env and (unreadable := no_proxy.leave_out_unreadable()):
+        ignored = ", ".join(unreadable)
+        click.echo(f"gateway-queue: ignoring what cannot be read in NO_PROXY: {ignored}", err=True)
     try:
-        with (
-            httpx.Client(headers=headers, timeout=ANSWER_SECONDS, trust_env=trust_env) as client,
-            client.stream("GET", f"{address}/status") as response,
-        ):
+        asking = httpx.Client(headers=headers, timeout=ANSWER_SECONDS, trust_env=trust_env)
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        fail(f"cannot use the proxy or the certificates that the environment names: {error}", 1)
+    try:
+        with asking as client, client.stream("GET", f"{address}/status") as response:
             if response.status_code == 401:
                 fail(f"the server at {address} {refusal(key)}", 1)
             if response.status_code != 200:
@@ -69,8 +74,6 @@ def _ask(address: str, key: str | None, *, trust_env: bool) -> tuple[bytes, Stat
                 fail(f"{foreign}: it sends no JSON", 1, WHERE)
             body = _read(response)
         return body, parse(body)
-    except (ImportError, OSError) as error:
-        fail(f"cannot use the proxy or the certificates that the environment names: {error}", 1)
     except httpx.InvalidURL as error:
         fail(f"{address} is no address: {error}", 2, WHERE)
     except httpx.TimeoutException:
