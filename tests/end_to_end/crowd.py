@@ -10,7 +10,7 @@ from background import background
 from harness import Program
 from shards import shards
 
-PATIENCE = 90.0  # seconds
+PATIENCE = 40.0  # seconds
 
 
 async def said(program: Program, event: str, times: int = 1, **fields: Any) -> None:

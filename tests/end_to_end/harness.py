@@ -26,7 +26,7 @@ DEFAULTS: dict[str, object] = {
     "GATEWAY_QUEUE_JOURNAL": "memory",
     "GATEWAY_QUEUE_LOG_LEVEL": "debug",
 }
-PATIENCE = 60.0  # seconds; Python with its imports needs some of them on a busy machine
+PATIENCE = 20.0  # seconds; Python with its imports needs some of them on a busy machine
 
 
 @dataclass(eq=False)

@@ -21,8 +21,8 @@ from harness import DEFAULTS, Program, running
 
 GRANT = b'{"message": "You\'re free to connect now! :)"}'
 PROGRAMS = Path(__file__).parent / "programs"
-PATIENCE = 60.0  # seconds without a byte, after which a client takes its test for failed
-AT_ONCE = 5.0  # seconds; for what takes a millisecond where nobody else is busy
+PATIENCE = 10.0  # seconds without a byte, after which a client takes its test for failed
+AT_ONCE = 1.0  # seconds; for what takes a millisecond where nobody else is busy
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from harness import running_server
+from harness import Program, running_server
 from raw import (
     AT_ONCE,
     PATIENCE,
@@ -19,6 +19,8 @@ from raw import (
     tampered_server,
     waiting,
 )
+
+from gateway_queue.http.stack import IDLE_SECONDS as SERVERS_IDLE_SECONDS
 
 ONE = "Host: queue"
 GOES_ON = 60  # seconds of an interval in which nothing is granted
@@ -70,6 +72,28 @@ async def test_an_idle_http2_connection_closes_after_a_while() -> None:
         with trio.fail_after(IDLE_SECONDS + AT_ONCE):
             await answered.rest()
             await gave_up.rest()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's list of files")
+async def test_a_connection_that_its_client_closed_keeps_no_file() -> None:
+    async with running_server(GATEWAY_QUEUE_INTERVAL=0.05) as server:
+        await grant_of(server, 1)
+        files = open_files(server)
+        async with AsyncExitStack() as clients:
+            await clients.enter_async_context(connect(server))
+            for path in PAGES:
+                client = await clients.enter_async_context(connect(server))
+                await client.send(f"GET {path} HTTP/1.1", ONE)
+                await client.answer()
+            http2 = await clients.enter_async_context(connect_http2(server))
+            await http2.answers([await http2.ask("/healthz"), await http2.ask("/?shard=2")])
+        with trio.fail_after(SERVERS_IDLE_SECONDS / 2):
+            while open_files(server) > files:  # noqa: ASYNC110 (the system tells nobody)
+                await trio.sleep(0.01)
+
+
+def open_files(server: Program) -> int:
+    return len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
 
 
 async def test_waiting_is_not_idling() -> None:

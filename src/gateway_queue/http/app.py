@@ -73,7 +73,10 @@ class HTTPConnection(TrioASGIHTTPConnection):
                 refuse_other_sites(headers)
         except Problem as problem:
             more = ((b"www-authenticate", b"Bearer"),) if problem.status == 401 else ()
-            await client.answer(Answer.of(problem.status, problem.body, PROBLEM, more))
+            try:
+                await client.answer(Answer.of(problem.status, problem.body, PROBLEM, more))
+            except trio.TooSlowError:
+                log.warning("answer_not_taken", peer=client.peer)
             return
         if ask is None:
             await super().__call__(receive, send)
@@ -99,12 +102,13 @@ class HTTPConnection(TrioASGIHTTPConnection):
         connection never closes after an answer (hypercorn 0.18, quart-trio 0.12, 0.13).
         """
 
-        async def finish(message: Any) -> None:
-            async with patience(ANSWER_SECONDS, self._connection.cut) as nursery:
-                nursery.cancel_scope.shield = True
-                await send(message)
+        def give_up() -> None:
+            log.warning("answer_not_taken", peer=self._connection.peer)
+            self._connection.cut()
 
-        await super()._send_response(cast("ASGISendCallable", finish), response)
+        async with patience(ANSWER_SECONDS, give_up) as nursery:
+            nursery.cancel_scope.shield = True
+            await super()._send_response(send, response)
 
 
 class _Client:

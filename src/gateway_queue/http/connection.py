@@ -65,10 +65,9 @@ async def serve(
         wire = PlainWire(stream)
         is_http1 = True
     street = _street_of(app, config, context) if is_http1 else None
-    if street and await Connection(street, config, context, wire).run():
-        return
     try:
-        await HypercornConnection(app, config, context, state, stream, wire).run()
+        if street is None or not await Connection(street, config, context, wire).run():
+            await HypercornConnection(app, config, context, state, stream, wire).run()
     except* PeerLeftError:
         pass
     except* Exception as group:

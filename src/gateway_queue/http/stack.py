@@ -90,6 +90,7 @@ class HypercornConnection(TCPServer):
         own_state = ConnectionState({**state, "connection": self})
         super().__init__(app, config, context, own_state, stream)  # type: ignore[arg-type]
         self._wire = wire
+        self._has_left = False
 
     @property
     def peer(self) -> str:
@@ -124,6 +125,7 @@ class HypercornConnection(TCPServer):
                 await self.protocol.handle(RawData(data))
             await self.protocol.handle(Closed())
             # Hypercorn would wait for the end of the idle time, and keep the file open (0.18).
+            self._has_left = True
             await self.idle_task.stop()
         finally:
             await self._let_senders_go()
@@ -145,6 +147,8 @@ class HypercornConnection(TCPServer):
         Hypercorn shields sending from cancellation, so that a client which reads nothing
         keeps the server from ending (0.17, 0.18).
         """
+        if isinstance(event, Updated) and self._has_left:
+            return  # or the idle time would begin again
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return

@@ -13,7 +13,7 @@ import trio
 
 from gateway_queue import discord, server
 from gateway_queue.cli.main import main
-from gateway_queue.http import app, connection, stack, wire
+from gateway_queue.http import app, connection, head, stack, wire
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.line import Line
 from gateway_queue.queue.rules.pace import Pace
@@ -39,6 +39,18 @@ def refresh_crashes() -> None:
         raise SABOTAGE
 
     patch.object(discord, "read_limit", crash).start()
+
+
+def short_way_fails_at_first() -> None:
+    """Before the first request is understood."""
+    plain_head, failures = head.plain_head, [SABOTAGE]
+
+    def fail(data: bytes) -> head.Head | None:
+        if failures:
+            raise failures.pop()
+        return plain_head(data)
+
+    patch.object(connection, "plain_head", fail).start()
 
 
 def turn_fails() -> None:
