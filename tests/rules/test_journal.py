@@ -129,13 +129,12 @@ os.kill(os.getpid(), signal.SIGKILL)
         journal.record(3, 0)
         assert rows(path) == 2
 
-    def test_it_counts_the_day(self, journal: SQLiteJournal, clock: WallClock) -> None:
-        assert journal.counts_of_last_day() == (0, 0)
+    def test_each_turn_of_the_day_counts(self, journal: SQLiteJournal, clock: WallClock) -> None:
         journal.record(9, 0)
         clock.now += DAY + 1
         for shard in (1, 2, 2, None):
             journal.record(shard, 0)
-        assert journal.counts_of_last_day() == (4, 2)
+        assert shards(journal) == [1, 2, 2, None]
 
     def test_it_needs_no_file_where_nothing_is_to_be_kept(self) -> None:
         with closing(SQLiteJournal.in_memory()) as journal:

@@ -157,15 +157,6 @@ class SQLiteJournal:
             self._lost = str(error)
             raise
 
-    def counts_of_last_day(self) -> tuple[int, int]:
-        """How many grants the last 24 hours saw, and of how many shards."""
-        with _explained(self.name):
-            grants, shards = self._database.execute(
-                "SELECT count(*), count(DISTINCT shard) FROM grants WHERE granted_at >= ?",
-                (time.time() - DAY,),
-            ).fetchone()
-        return int(grants), int(shards)
-
     def last_day(self) -> list[Past]:
         """The grants of the last 24 hours, the oldest first.
 

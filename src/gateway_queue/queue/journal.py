@@ -42,10 +42,6 @@ class Journal(Protocol):
         """Raise JournalLostError if the journal is not ours any more; takes microseconds."""
         ...
 
-    def counts_of_last_day(self) -> tuple[int, int]:
-        """How many grants the last 24 hours saw, and of how many shards."""
-        ...
-
     def last_day(self) -> list[Past]:
         """The grants of the last 24 hours, the oldest first."""
         ...
