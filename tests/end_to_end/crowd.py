@@ -27,6 +27,14 @@ def grants(queue: Program, of: Collection[int]) -> list[int]:
     return sorted(shard for shard in granted if shard in of)
 
 
+async def granted(queue: Program, of: Collection[int], number: int) -> list[int]:
+    """As ``grants``, once there are so many: a grant is logged after its answer was sent."""
+    with trio.move_on_after(PATIENCE):
+        while len(grants(queue, of)) < number:  # noqa: ASYNC110 (as in ``said``)
+            await trio.sleep(0.01)
+    return grants(queue, of)
+
+
 async def gone(queue: Program, ids: Collection[int], *, within: float) -> None:
     """Wait until none of these shards is seen waiting."""
     async with httpx.AsyncClient() as client:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from fake_discord import fake_discord
-from harness import DEFAULTS, Program, run_server, running, running_server
+from harness import DEFAULTS, PATIENCE, SERVER, Program, run_server, running, running_server
 from shards import shards
 
 from gateway_queue import __version__
+from gateway_queue.discord import REFUSALS, REFUSED_PAUSE
 from gateway_queue.settings import describe
 
 APPLICATION_ID = "MTIzNDU2Nzg5MDEyMzQ1Njc4"  # 123456789012345678, which is no secret
@@ -329,7 +330,10 @@ async def test_the_token_is_told_to_discord_and_to_nobody_else() -> None:
 @pytest.mark.parametrize("style", ["console", "json"])
 async def test_a_refused_token_is_not_shown(style: str) -> None:
     async with fake_discord(token="another") as discord:
-        code, words = await run_server(**talkative(discord.api), GATEWAY_QUEUE_LOG_FORMAT=style)
+        settings = DEFAULTS | talkative(discord.api) | {"GATEWAY_QUEUE_LOG_FORMAT": style}
+        async with running(*SERVER, **settings) as server:
+            code = await server.ended(within=(REFUSALS - 1) * REFUSED_PAUSE + PATIENCE)
+        words = "\n".join(server.lines)
 
     assert code == 78
     assert "DISCORD_TOKEN" in words

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 from agreeing import agreeing_queue
-from crowd import PATIENCE, gone, grants, in_line, said
+from crowd import PATIENCE, gone, granted, in_line, said
 from fake_discord import FakeDiscord, fake_discord
 from harness import Program, free_port, running, running_server
 from shards import LAG
@@ -149,7 +149,7 @@ async def test_they_wait_for_longer_than_their_libraries_would() -> None:
             await said(queue, "identify_queued", shard=shard)
         await resume(discord, processes, FIRST)
         await trio.sleep(190 * TIMEOUTS)
-        assert grants(queue, FLEET) == sorted(FIRST)
+        assert await granted(queue, FLEET, len(FIRST)) == sorted(FIRST)
         others.cancel()
         await all_ready(discord, 6)
 
@@ -159,10 +159,11 @@ async def test_they_wait_for_longer_than_their_libraries_would() -> None:
                 await said(queue, "identify_queued", 2, shard=shard)
             await resume(discord, processes, SECOND)
             await trio.sleep(90 * TIMEOUTS)
-            assert grants(queue, FLEET) == sorted(FLEET)
+            assert await granted(queue, FLEET, len(FLEET)) == sorted(FLEET)
         await all_ready(discord, 10)
 
-        assert grants(queue, FLEET) == sorted([*FLEET, *FIRST, *ALONE])
+        turns = sorted([*FLEET, *FIRST, *ALONE])
+        assert await granted(queue, FLEET, len(turns)) == turns
         assert trouble(processes) == []
 
 
@@ -187,7 +188,8 @@ async def test_a_shard_that_the_bot_has_reconnected_asks_in_the_hook() -> None:
             processes[shard].process.send_signal(signal.SIGUSR2)
         await all_ready(discord, 8)
 
-        assert grants(queue, FLEET) == sorted([*FLEET, *FIRST])
+        turns = sorted([*FLEET, *FIRST])
+        assert await granted(queue, FLEET, len(turns)) == turns
         assert trouble(processes) == []
 
 
@@ -203,7 +205,8 @@ async def test_who_identifies_again_needs_nothing_else_of_discord() -> None:
             discord.invalidate(shard)
         await all_ready(discord, 8)
 
-        assert grants(queue, FLEET) == sorted([*FLEET, *ALONE])
+        turns = sorted([*FLEET, *ALONE])
+        assert await granted(queue, FLEET, len(turns)) == turns
         assert trouble(processes) == []
 
 
@@ -222,7 +225,8 @@ async def test_hooks_are_called_once_for_each_identify_and_none_sleeps() -> None
         await all_ready(discord, 10)
 
         # After the library's five seconds a turn would be too old, and another one needed.
-        assert grants(queue, FLEET) == sorted([*FLEET, *FIRST, *ALONE])
+        turns = sorted([*FLEET, *FIRST, *ALONE])
+        assert await granted(queue, FLEET, len(turns)) == turns
         for shard in FLEET:
             calls = [
                 (line["of"], line["initial"])
@@ -244,7 +248,8 @@ async def test_a_hook_that_takes_too_long_costs_a_turn_and_is_not_called_again()
     ):
         await all_ready(discord, 6)
 
-        assert grants(queue, FLEET) == sorted([*FLEET, *FLEET])
+        turns = sorted([*FLEET, *FLEET])
+        assert await granted(queue, FLEET, len(turns)) == turns
         for shard in FLEET:
             assert len(processes[shard].logged_so_far("hook", of="framework", shard=shard)) == 1
 
@@ -322,7 +327,8 @@ async def test_a_turn_is_dropped_if_connecting_takes_too_long() -> None:
     ):
         await all_ready(discord, 6)
 
-    assert grants(queue, FLEET) == sorted([*FLEET, *FLEET])
+    turns = sorted([*FLEET, *FLEET])
+    assert await granted(queue, FLEET, len(turns)) == turns
 
 
 # The server ends
@@ -348,8 +354,8 @@ async def test_everyone_gets_ready_though_the_server_is_killed() -> None:
         async with server_for(discord, PORT=port) as third:
             await all_ready(discord, 10)
 
-        assert grants(second, FLEET) == sorted(FLEET)
-        assert grants(third, FLEET) == sorted(FIRST | ALONE)
+        assert await granted(second, FLEET, len(FLEET)) == sorted(FLEET)
+        assert await granted(third, FLEET, len(FIRST | ALONE)) == sorted(FIRST | ALONE)
         assert trouble(processes) == []
 
 
@@ -386,7 +392,7 @@ async def test_who_ends_while_it_waits_to_identify_again_leaves_the_queue(
                 await said(queue, "identify_queued", 2, shard=shard)
             await leave(queue, processes, goodbye)
 
-    assert len(discord.identifies) == len(grants(queue, FLEET)) == 6
+    assert len(discord.identifies) == len(await granted(queue, FLEET, 6)) == 6
 
 
 async def test_who_takes_long_to_close_asks_no_more_and_closes_to_the_end() -> None:
@@ -475,5 +481,6 @@ async def hold_all(seconds: int, again: Collection[int]) -> None:
                 discord.invalidate(shard)
             await all_ready(discord, 6 + len(again), within=seconds + 60)
 
-        assert grants(queue, FLEET) == sorted([*FLEET, *again])
+        turns = sorted([*FLEET, *again])
+        assert await granted(queue, FLEET, len(turns)) == turns
         assert trouble(processes) == []

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import trio
-from crowd import PATIENCE, gone, grants, in_line, said
+from crowd import PATIENCE, gone, granted, in_line, said
 from fake_discord import FakeDiscord, fake_discord
 from harness import Program, free_port, running, running_server
 from shards import LAG
@@ -75,7 +75,7 @@ async def test_each_identify_has_a_turn_and_a_resume_needs_none() -> None:
         await said(hikari, "resumed", shard=1)
         await both_ready(discord, 3)
 
-        assert grants(queue, {0, 1}) == [0, 0, 1]
+        assert await granted(queue, {0, 1}, 3) == [0, 0, 1]
         first, second = (identify.at for identify in discord.identifies[:2])
         # Were the first not confirmed, the second would have to wait for 1 s.
         assert AFTER_CONFIRMATION - LAG < second - first < 2 * INTERVAL - LAG
@@ -90,7 +90,7 @@ async def test_both_get_ready_though_the_server_is_killed() -> None:
             await first.kill()
         async with server_for(discord, PORT=port) as second:
             await both_ready(discord, 2)
-            assert grants(second, {0, 1}) == [0, 1]
+            assert await granted(second, {0, 1}, 2) == [0, 1]
 
 
 async def test_who_is_interrupted_during_its_launch_leaves_the_queue() -> None:

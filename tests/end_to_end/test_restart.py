@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+from crowd import said
 from harness import DEFAULTS, SERVER, Program, free_port, running, running_server
 from shards import shards
 
@@ -78,7 +79,9 @@ async def test_the_spacing_survives_kill_9() -> None:
         for grants in (2, 3, 4):
             async with running_server(PORT=port, GATEWAY_QUEUE_INTERVAL=interval) as server:
                 servers.append(server)
-                await bot.granted(grants)
+                before = len(bot.grants)
+                here = len(await bot.granted(grants)) - before
+                await said(server, "identify_granted", here)
 
     assert len({grant.shard for grant in bot.grants}) == 4
     assert min(gaps(*servers)) >= interval - LATE
@@ -95,11 +98,13 @@ async def test_a_turn_to_be_confirmed_keeps_its_hold_though_the_journal_is_lost(
     async with running_server(**settings) as first:
         async with httpx.AsyncClient(base_url=first.url, timeout=60) as client:
             await client.get("/", params={"shard": 0, "confirm": "true"})
+        await first.logged("identify_granted")  # which follows the answer
         await first.kill()
     delete_folder(journal)
     async with running_server(**settings) as second, shards(second.url) as bot:
         bot.ask(1)
         await bot.granted(1)
+        await second.logged("identify_granted")
 
     assert min(gaps(first, second)) >= hold - LATE
 
@@ -166,6 +171,7 @@ async def test_a_second_server_waits_for_the_end_of_the_first_whatever_is_delete
             bot.ask(1, 2)
             if goes_on:
                 await bot.granted(3)
+                await said(first, "identify_granted", 3)
             else:
                 await first.logged("journal_lost")
                 assert (await bot.ready())[0] == 503
@@ -173,6 +179,7 @@ async def test_a_second_server_waits_for_the_end_of_the_first_whatever_is_delete
 
             await first.kill()
             await others.granted(2)
+            await said(second, "identify_granted", 2)
 
     assert len(first.logged_so_far("identify_granted")) == (3 if goes_on else 1)
     assert len(first.logged_so_far("journal_lost")) == (0 if goes_on else 1)

@@ -227,6 +227,7 @@ async def test_whoever_leaves_is_seen_at_once_and_costs_no_slot(identity: Identi
         last = await clients.enter_async_context(connect(server, identity))
         await last.ask(100)
         assert (await last.answer()).is_grant
+        await server.logged("identify_granted")
         [granted] = server.logged_so_far("identify_granted")
         assert not troubles(server)
     assert granted["shard"] == 100
@@ -274,6 +275,7 @@ async def test_a_handshake_that_does_not_end_costs_nobody_else_anything(
         begun_at = trio.current_time()
         async with waiting(server, identity, 1) as client:
             assert (await client.answer()).is_grant
+        await server.logged("identify_granted")
         [granted] = server.logged_so_far("identify_granted")
         assert granted["late"] < 0.1
         with trio.fail_after(HANDSHAKE_SECONDS + AT_ONCE):

@@ -41,6 +41,7 @@ async def test_it_ends_when_the_shard_may_identify() -> None:
         assert code == 0
         assert re.fullmatch(GOES.format(0), line)
 
+        await server.logged("identify_granted")
         (grant,) = server.logged_so_far("identify_granted")
     assert grant["shard"] == 0
 
@@ -135,6 +136,7 @@ async def test_no_turn_is_spent_on_a_command_that_is_not_there() -> None:
         code, words = await wait(server.url, "--", "no-such-bot")
         assert (await wait(server.url, shard=1))[0] == 0
 
+        await server.logged("identify_granted")
         assert [grant["shard"] for grant in server.logged_so_far("identify_granted")] == [1]
     assert (code, words) == (127, ["gateway-queue: there is no command 'no-such-bot'"])
 

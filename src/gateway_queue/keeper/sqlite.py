@@ -107,9 +107,9 @@ class SQLiteJournal:
         with self._explained():
             self._prune()
             written = self._database.execute(
-                "INSERT INTO grants SELECT ?1, ?2, ?3, ?4, ?5"
-                " WHERE NOT EXISTS (SELECT 1 FROM grants WHERE number >= ?1)",
-                (number, time.time(), shard, bucket, confirm),
+                "INSERT INTO grants SELECT ?, ?, ?, ?, ?"
+                " WHERE NOT EXISTS (SELECT 1 FROM grants WHERE number >= ?)",
+                (number, time.time(), shard, bucket, confirm, number),
             )
             if not written.rowcount:
                 raise JournalLostError(WRITTEN_BY_ANOTHER)
