@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 from background import background
+from crowd import granted
 from harness import Program, free_port, running, running_server
 from raw import GRANT
 
@@ -46,8 +47,7 @@ async def test_it_waits_for_its_turn_through_a_restart() -> None:
             assert await server.stop() == 0  # which tells them to ask again
         async with running_server(PORT=port, GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
             assert (await one.ended(), await other.ended()) == (0, 0)
-    granted = server.logged_so_far("identify_granted")
-    assert sorted(grant["shard"] for grant in granted) == [0, 1]
+            assert await granted(server, {0, 1}, 2) == [0, 1]
 
 
 async def test_nothing_but_the_queues_own_words_is_a_permission() -> None:
