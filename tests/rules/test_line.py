@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway_queue.queue.rules.line import Line, respread
+from gateway_queue.queue.rules.line import Line, Move, key_of
 from gateway_queue.queue.rules.pace import Layout
 
 SEAT_TTL = 60.0
@@ -60,6 +60,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.layout = layout
         self.eligible: dict[int | None, float] = {}
         self.lines = self.new_lines()
+        self.move = Move[Client]()
 
     def new_lines(self) -> list[Line[Client]]:
         return [Line(self.numbers, SEAT_TTL, self.eligible_at) for _ in range(self.layout.buckets)]
@@ -97,6 +98,7 @@ class AnyOrder(RuleBasedStateMachine):
             seats.numbers.append(self.seats_given)
             seats.since[self.seats_given] = self.now
         seats.clients.append(client)
+        self.move.fetch(key_of(client))
         assert self.line_of(shard).arrive(client, self.now) == returns
 
     @precondition(lambda self: self.here())
@@ -108,10 +110,11 @@ class AnyOrder(RuleBasedStateMachine):
             seats.left_at = self.now
             if client.shard is None:
                 del self.model[client]
+            self.move.fetch(key_of(client))
             self.line_of(client.shard).leave(client, self.now)
             self.now += seconds
 
-    @precondition(lambda self: self.here())
+    @precondition(lambda self: self.here() and not self.move)
     @rule(data=st.data(), pause=st.none() | st.floats(0, 100))
     def grant(self, data: st.DataObject, pause: float | None) -> None:
         bucket = data.draw(st.integers(0, self.layout.buckets - 1))
@@ -134,6 +137,7 @@ class AnyOrder(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
+    @precondition(lambda self: not self.move)
     @rule()
     def forget(self) -> None:
         for seats in self.model.values():
@@ -144,11 +148,18 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(layout=layouts)
     def resize(self, layout: Layout) -> None:
+        self.some_come(10**6)
         old, self.layout = self.lines, layout
         self.lines = self.new_lines()
-        respread(old, self.lines, layout.bucket_of)
+        self.move = Move(old, self.lines, layout.bucket_of)
         assert not any(line.waiting or line.disband() for line in old)
 
+    @precondition(lambda self: self.move)
+    @rule(places=st.integers(1, 3))
+    def some_come(self, places: int) -> None:
+        self.move.some(places)
+
+    @precondition(lambda self: not self.move)
     @invariant()
     def the_lines_agree_with_the_model(self) -> None:
         for bucket, line in enumerate(self.lines):
@@ -203,6 +214,7 @@ class AnyOrder(RuleBasedStateMachine):
         """Nobody present was lost: everybody is granted, in order, and nothing stays behind."""
         if not hasattr(self, "lines"):
             return
+        self.some_come(10**6)
         for bucket, line in enumerate(self.lines):
             order = self.order(bucket)
             granted = []
@@ -331,7 +343,10 @@ def test_after_a_resize_the_longest_gone_are_still_forgotten_first() -> None:
         old[shard].arrive(client, 0.0)
         old[shard].leave(client, now=left_at)
     line = Line[Client](numbers, SEAT_TTL)
-    respread(old, [line], lambda _: 0)
+    move = Move(old, [line], lambda _: 0)
+    move.fetch(0)
+    while move:
+        move.some(1)
     assert line.forgets_at == 70.0
     line.forget(now=70.0)
     assert line.forgets_at == 80.0

@@ -21,7 +21,7 @@ from gateway_queue.queue.rules.allowance import (
     Reserve,
     SessionStartLimit,
 )
-from gateway_queue.queue.rules.line import Line, respread
+from gateway_queue.queue.rules.line import Line, Move
 from gateway_queue.queue.rules.pace import Layout, Pace, Spacing, late
 from gateway_queue.queue.starts import CONFIRMABLE
 
@@ -165,7 +165,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.layout = layout
         self.paces = [Pace.merged(self.paces) for _ in range(layout.buckets)]
         old, self.lines = self.lines, self.new_lines()
-        respread(old, self.lines, layout.bucket_of)
+        Move(old, self.lines, layout.bucket_of).some(10**6)
 
     @precondition(something_was_granted)
     @rule(layout=layouts, seconds=st.just(0.0) | st.floats(0, 10))

@@ -102,6 +102,20 @@ async def test_when_it_ends_the_patient_are_told_at_once_and_the_others_wait_on(
         assert (await plain.answered()).status == 200
 
 
+async def test_when_it_ends_each_of_many_patient_is_told_at_once() -> None:
+    async with serving(token=True) as client:
+        queue = client.app.bot.queue
+        queue.read(limit(), GATEWAY, trio.current_time())
+        patient = [client.ask(f"/?shard={shard}&wait=3600") for shard in range(500)]
+        await trio.sleep(1)
+        queue.read(limit(max_concurrency=16), GATEWAY, trio.current_time())
+        queue.end()
+        began = trio.current_time()
+        for call in patient:
+            answer = await call.answered()
+            assert (answer.status, answer.at) == (202, began)
+
+
 async def test_whoever_arrives_in_the_instant_of_the_end_is_told_at_once() -> None:
     async with serving() as client:
         await trio.sleep(MOMENT)

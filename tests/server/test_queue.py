@@ -1,5 +1,6 @@
 """The queue as a whole, as its clients see it: what it promises, on a mock clock."""
 
+import json
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -174,6 +175,33 @@ async def test_a_change_of_buckets_in_the_instant_of_arrivals_loses_nobody() -> 
             )
             await trio.lowlevel.checkpoint()
         assert len(await answers(calls)) == 1000
+
+
+async def test_whoever_comes_leaves_or_asks_while_many_seats_move_has_its_place() -> None:
+    """They move a hundred at a time, so most of them have not come when the others go on."""
+    async with serving(token=True, interval=0.01) as client:
+        queue = client.app.bot.queue
+        queue.read(limit(100_000, 100_000), GATEWAY, trio.current_time())
+        calls = [client.ask(f"/?shard={shard}") for shard in range(1000)]
+        while queue.buckets[0].line.waiting < 1000:
+            await trio.lowlevel.checkpoint()
+        order = [turn.shard or 0 for turn in queue.buckets[0].line]
+        queue.read(limit(100_000, 100_000, max_concurrency=3), GATEWAY, trio.current_time())
+        calls[500].leave()
+        calls[501].leave()
+        await trio.lowlevel.checkpoint()
+        calls[500] = client.ask("/?shard=500")
+        page = json.loads((await client.get("/status/shards/502")).body)
+        assert (page["state"], page["requests"]) == ("waiting", 1)
+        assert sum(bucket.line.waiting for bucket in queue.buckets) < 999  # they still move
+        queue.read(limit(100_000, 100_000, max_concurrency=2), GATEWAY, trio.current_time())
+        order.remove(501)
+        granted = {shard: (await calls[shard].answered()).at for shard in order}
+        for key in range(2):
+            instants = [at for shard, at in granted.items() if shard % 2 == key]
+            assert instants == sorted(instants)
+        assert calls[501].answer is None
+        assert sum(bucket.line.away for bucket in queue.buckets) == 1
 
 
 async def test_a_grant_on_its_way_blocks_every_bucket_it_may_belong_to() -> None:

@@ -76,12 +76,13 @@ class Bucket:
         """Wake the bucket: something that it sleeps for has changed."""
         self._asleep.cancel()
 
-    def take_arrivals(self, at_most: float = math.inf) -> None:
-        """Seat whoever is in the channel."""
+    def take_arrivals(self, at_most: int) -> bool:
+        """Seat whoever is in the channel, but so many only; True if there may be more."""
         with suppress(trio.WouldBlock):
-            while at_most > 0:
+            for _ in range(at_most):
                 self._take(self._arrivals.receive_nowait())
-                at_most -= 1
+            return True
+        return False
 
     def may_grant_at(self, now: float) -> float:
         """When a shard that is not slowed down may be granted; inf if the clock can't tell."""

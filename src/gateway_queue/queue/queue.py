@@ -9,7 +9,7 @@ from itertools import count
 
 import trio
 
-from gateway_queue.queue.bucket import Bucket
+from gateway_queue.queue.bucket import PORTION, Bucket
 from gateway_queue.queue.coverage import Coverage
 from gateway_queue.queue.events import (
     BucketsChanged,
@@ -22,7 +22,7 @@ from gateway_queue.queue.events import (
     ShardMissing,
 )
 from gateway_queue.queue.rules.allowance import SessionStartLimit
-from gateway_queue.queue.rules.line import Line, respread
+from gateway_queue.queue.rules.line import Line, Move, Place, key_of
 from gateway_queue.queue.rules.pace import Layout, Outcome, Pace, Spacing, late
 from gateway_queue.queue.starts import Starts
 from gateway_queue.queue.turn import Client, Turn
@@ -71,6 +71,9 @@ class Queue:
         self._seat_ttl = seat_ttl
         self._seats = count(1)
         self._resized = trio.Event()
+        self._former: list[Bucket] = []  # buckets before a resize, which may still have arrivals
+        self._move = Move[Turn]()
+        self._ended = trio.Event()
         self._warned_of_numberless = False
         self._repeated: dict[int, int] = {}  # grants that were confirmed for too long, by shard
         starts.count_nameless_as_one(really=layout.buckets == 1)
@@ -82,13 +85,11 @@ class Queue:
 
     async def run(self) -> None:
         """Run the buckets' tasks, for ever."""
-        while True:
-            async with trio.open_nursery() as nursery:
-                for bucket in self.buckets:
-                    nursery.start_soon(bucket.run, name=f"bucket {bucket.index}")
-                await self._resized.wait()
-                self._resized = trio.Event()
-                nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._put_off_the_patient)
+            while True:
+                await self._settle()
+                await self._run_buckets()
 
     def turn(
         self,
@@ -107,6 +108,11 @@ class Queue:
 
     def bucket_of(self, shard: int | None) -> Bucket:
         return self.buckets[self.layout.bucket_of(shard)]
+
+    def place_of(self, shard: int) -> Place[Turn] | None:
+        """The seats and requests of a shard, if it has any."""
+        self._move.fetch(shard)
+        return self.bucket_of(shard).line.of(shard)
 
     def read(self, limit: SessionStartLimit, gateway: Gateway, sent_at: float) -> None:
         """Take Discord's answer to a request that was sent at ``sent_at``."""
@@ -145,15 +151,12 @@ class Queue:
     def end(self) -> None:
         """From now on tell the patient to ask again later; the others go on waiting."""
         self.ending = True
-        for bucket in self.buckets:
-            bucket.take_arrivals()
-            for turn in bucket.line:
-                if turn.patient:
-                    turn.waiting.cancel()
+        self._ended.set()
 
     def seat(self, turn: Turn) -> Bucket:
         """Seat a turn in the line of the bucket that its shard has now, if it is not yet."""
         bucket = self.bucket_of(turn.shard)
+        self._move.fetch(key_of(turn))
         if turn.is_in_line is not None:
             return bucket
         returns = bucket.line.arrive(turn, turn.arrived_at)
@@ -199,15 +202,49 @@ class Queue:
             self._bucket(index, Pace.merged(bucket.pace for bucket in old))
             for index in range(layout.buckets)
         ]
-        respread(
+        while self._move:
+            self._move.some(PORTION)
+        self._move = Move(
             [bucket.line for bucket in old],
             [bucket.line for bucket in self.buckets],
             layout.bucket_of,
         )
-        for bucket in old:
-            bucket.take_arrivals()
+        self._former += old
         self._resized.set()
         self.report(BucketsChanged(layout.max_concurrency, layout.buckets, len(old)))
+
+    async def _settle(self) -> None:
+        """Lead everybody to the buckets that there are now, some at a time."""
+        await self._move_all()
+        while self._former:
+            if not self._former[0].take_arrivals(PORTION):
+                del self._former[0]
+            await trio.lowlevel.checkpoint()
+
+    async def _move_all(self) -> None:
+        while self._move:
+            self._move.some(PORTION)
+            await trio.lowlevel.checkpoint()
+
+    async def _run_buckets(self) -> None:
+        """Run the buckets' tasks until there are others."""
+        async with trio.open_nursery() as nursery:
+            for bucket in self.buckets:
+                nursery.start_soon(bucket.run, name=f"bucket {bucket.index}")
+            await self._resized.wait()
+            self._resized = trio.Event()
+            nursery.cancel_scope.cancel()
+
+    async def _put_off_the_patient(self) -> None:
+        """When the queue ends, tell them to ask again later, some at a time."""
+        await self._ended.wait()
+        await self._move_all()
+        waiting = [turn for bucket in self.buckets for turn in bucket.line]
+        for number, turn in enumerate(waiting, start=1):
+            if turn.patient:
+                turn.waiting.cancel()
+            if number % PORTION == 0:
+                await trio.lowlevel.checkpoint()
 
     def _bucket(self, index: int, pace: Pace) -> Bucket:
         return Bucket(

@@ -65,8 +65,7 @@ class Status:
         """All there is to know of one shard; None if nothing is."""
         now = trio.current_time()
         queue, starts = self._queue, self._queue.starts
-        bucket = queue.bucket_of(shard)
-        place = bucket.line.of(shard)
+        place = queue.place_of(shard)
         day = starts.last_day.of(shard, now)
         if place is None and day is None:
             return None
@@ -76,7 +75,7 @@ class Status:
         seat = _standing(standing_of(place.requests[-1], queue)) if place and here else None
         return {
             "shard": shard,
-            "bucket": bucket.index,
+            "bucket": queue.bucket_of(shard).index,
             "state": "waiting" if here else "away" if place else "granted",
             "requests": len(place.requests) if place else 0,
             "seat": seat,
@@ -148,7 +147,7 @@ class Status:
             return None
         absent = 0
         for shard in range(queue.gateway.shards):
-            if not queue.bucket_of(shard).line.of(shard):
+            if not queue.place_of(shard):
                 absent += not queue.starts.last_day.of(shard, trio.current_time())
             if shard % SLICE == SLICE - 1:
                 await trio.lowlevel.checkpoint()

@@ -13,7 +13,7 @@ nobody waits for it.
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -113,12 +113,12 @@ class Line(Generic[R]):
             yield place.requests[-1 - bisect_left(place.seats, (number,))]
 
     def __contains__(self, request: R) -> bool:
-        place = self._places.get(_key(request))
+        place = self._places.get(key_of(request))
         return place is not None and request in place.requests
 
     def arrive(self, request: R, now: float) -> bool:
         """Give the request its shard's old seat, or the next number; True if it is the old one."""
-        key = _key(request)
+        key = key_of(request)
         place = self._places.get(key)
         if place is None:
             place = self._places[key] = Place(key)
@@ -136,7 +136,7 @@ class Line(Generic[R]):
 
     def leave(self, request: R, now: float) -> None:
         """Keep the seat of a client who left; one that named no shard is forgotten."""
-        place = self._places[_key(request)]
+        place = self._places[key_of(request)]
         self._vacate(place.taken[-1].number)
         place.requests.remove(request)
         if request.shard is None:
@@ -159,7 +159,7 @@ class Line(Generic[R]):
 
     def grant(self, request: R) -> None:
         """Take out the request that `next` named, and the best seat of its shard."""
-        place = self._places[_key(request)]
+        place = self._places[key_of(request)]
         self._vacate(place.seats[0].number)
         del place.seats[0]
         self._seats -= 1
@@ -204,7 +204,7 @@ class Line(Generic[R]):
         The line moves at ``first_at`` and once per interval from then on. Of those who stand
         aside, at most so many are before it as have a better seat, and as are eligible by then.
         """
-        place = self._places[_key(request)]
+        place = self._places[key_of(request)]
         number = place.seat_of(request).number
         ready = bisect_left(self._ready, number)
         aside = bisect_left(self._here, number) - ready
@@ -231,6 +231,7 @@ class Line(Generic[R]):
         return place.requests[-1] if place and place.requests else None
 
     def disband(self) -> list[Place[R]]:
+        """Take out all places."""
         places = list(self._places.values())
         for index in (self._places, self._absent, self._here, self._ready, self._aside):
             index.clear()
@@ -238,27 +239,22 @@ class Line(Generic[R]):
         self._seats = 0
         return places
 
-    def admit(self, places: Sequence[Place[R]]) -> None:
-        """Seat places that were in other lines; those longest gone first."""
-        for place in places:
-            self._places[place.key] = place
-            self._seats += len(place.seats)
-            if place.has_absent:
-                self._absent[place.key] = place
-            place.aside_until = self._eligible_at(place.shard)
-            for seat in place.taken:
-                self._by_seat[seat.number] = place
-                self._here.append(seat.number)
-                if place.aside_until > -math.inf:
-                    self._aside.append((place.aside_until, seat.number))
-                else:
-                    self._ready.append(seat.number)
-        self._here.sort()
-        self._ready.sort()
-        self._aside.sort()
+    def admit(self, place: Place[R]) -> None:
+        """Seat a place that was in another line; `settle` is to be called after the last."""
+        self._places[place.key] = place
+        self._seats += len(place.seats)
+        if place.has_absent:
+            self._absent[place.key] = place
+        place.aside_until = self._eligible_at(place.shard)
+        for seat in place.taken:
+            self._take(seat.number, place)
+
+    def settle(self) -> None:
+        """Bring those who are away into the order in which they are to be forgotten."""
+        self._absent = OrderedDict(sorted(self._absent.items(), key=lambda item: item[1].left_at))
 
     def _seat_of(self, request: R) -> Seat:
-        return self._places[_key(request)].seat_of(request)
+        return self._places[key_of(request)].seat_of(request)
 
     def _take(self, number: int, place: Place[R]) -> None:
         insort(self._here, number)
@@ -305,18 +301,44 @@ class Line(Generic[R]):
         self._ready.sort()
 
 
-def respread(
-    old: Sequence[Line[R]], new: Sequence[Line[R]], bucket_of: Callable[[int | None], int]
-) -> None:
-    """Move every seat to the new line of its shard, with its number; the old lines are empty."""
-    places = [place for line in old for place in line.disband()]
-    places.sort(key=lambda place: place.left_at)
-    shares: list[list[Place[R]]] = [[] for _ in new]
-    for place in places:
-        shares[bucket_of(place.shard)].append(place)
-    for line, share in zip(new, shares, strict=True):
-        line.admit(share)
+class Move(Generic[R]):
+    """The way of all seats from old lines to new ones, a portion at a time.
+
+    Seats keep their numbers. Nobody may be granted or forgotten before all have come; the
+    place of whoever arrives, leaves or is asked about meanwhile is to be fetched first.
+    """
+
+    def __init__(
+        self,
+        old: Iterable[Line[R]] = (),
+        new: Sequence[Line[R]] = (),
+        bucket_of: Callable[[int | None], int] = lambda _: 0,
+    ) -> None:
+        self._places = {place.key: place for line in old for place in line.disband()}
+        self._keys = iter(list(self._places))
+        self._new = new
+        self._bucket_of = bucket_of
+
+    def __bool__(self) -> bool:
+        """Whether there are places that have not come yet."""
+        return bool(self._places)
+
+    def fetch(self, key: Hashable) -> None:
+        """Have the place with this key come at once."""
+        place = self._places.pop(key, None)
+        if place is None:
+            return
+        self._new[self._bucket_of(place.shard)].admit(place)
+        if not self._places:
+            for line in self._new:
+                line.settle()
+
+    def some(self, at_most: int) -> None:
+        """Have so many more places come, less those that were fetched."""
+        for key in islice(self._keys, at_most):
+            self.fetch(key)
 
 
-def _key(request: Request) -> Hashable:
+def key_of(request: Request) -> Hashable:
+    """The key of a request's place: its shard's number, or, where it names none, itself."""
     return request if request.shard is None else request.shard
