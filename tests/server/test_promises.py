@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from virtual import run_virtually
 
 from gateway_queue.keeper.sqlite import SQLiteJournal
+from gateway_queue.queue.queue import CONFIRM_WITHIN
 from gateway_queue.queue.rules.allowance import READING_LAG
 from gateway_queue.queue.rules.pace import AFTER_CONFIRMATION, CONFIRM_HOLD, Layout
 
@@ -97,8 +98,12 @@ class World:
             self.layouts.append((trio.current_time(), layout))
 
     def confirmed(self, shard: int) -> None:
-        event = Event(trio.current_time(), shard, AFTER_CONFIRMATION, is_grant=False)
-        self.confirmations.append(event)
+        """What is said of a grant counts for a minute."""
+        now = trio.current_time()
+        granted_at = max(grant.at for grant in self.grants() if grant.shard == shard)
+        if now <= granted_at + CONFIRM_WITHIN:
+            event = Event(now, shard, AFTER_CONFIRMATION, is_grant=False)
+            self.confirmations.append(event)
 
     def grants(self) -> list[Event]:
         found = []
