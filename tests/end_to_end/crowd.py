@@ -2,23 +2,12 @@
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
 import trio
 from background import background
 from harness import Program
 from shards import shards
-
-PATIENCE = 40.0  # seconds
-
-
-async def said(program: Program, event: str, times: int = 1, **fields: Any) -> None:
-    """Wait until it has said so, so often."""
-    with trio.fail_after(PATIENCE):
-        while len(program.logged_so_far(event, **fields)) < times:
-            assert program.returncode is None, f"ended without {event!r} {fields}"
-            await trio.sleep(0.01)
 
 
 def grants(queue: Program, of: Collection[int]) -> list[int]:
@@ -29,9 +18,7 @@ def grants(queue: Program, of: Collection[int]) -> list[int]:
 
 async def granted(queue: Program, of: Collection[int], number: int) -> list[int]:
     """As ``grants``, once there are so many: a grant is logged after its answer was sent."""
-    with trio.move_on_after(PATIENCE):
-        while len(grants(queue, of)) < number:  # noqa: ASYNC110 (as in ``said``)
-            await trio.sleep(0.01)
+    await queue.until(lambda: len(grants(queue, of)) >= number, f"{number} grants")
     return grants(queue, of)
 
 
@@ -62,6 +49,6 @@ async def _stand_in_line(
         async with shards(queue.url) as line:
             line.ask(*ids)
             for shard in ids:
-                await said(queue, "identify_queued", shard=shard)
+                await queue.logged("identify_queued", shard=shard)
             task_status.started(standing)
             await trio.sleep_forever()

@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +26,7 @@ DEFAULTS: dict[str, object] = {
     "GATEWAY_QUEUE_JOURNAL": "memory",
     "GATEWAY_QUEUE_LOG_LEVEL": "debug",
 }
-PATIENCE = 20.0  # seconds; Python with its imports needs some of them on a busy machine
+PATIENCE = 60.0  # seconds for what has to happen: far more than it takes on a busy machine
 
 
 @dataclass(eq=False)
@@ -51,6 +51,12 @@ class Program:
         return str(self.logged_so_far("listening")[-1]["address"])
 
     def logged_so_far(self, event: str, **fields: Any) -> list[dict[str, Any]]:
+        """The lines of this event with these fields that were heard until now.
+
+        A line comes after what it tells of, so whoever has seen that must still wait for the
+        line. This is for what must not have happened: once a later line was awaited, or the
+        program has ended by itself.
+        """
         wanted = {"event": event, **fields}
         return [line for line in self.log if all(line.get(k) == v for k, v in wanted.items())]
 
@@ -58,17 +64,34 @@ class Program:
         self, event: str, *, within: float = PATIENCE, **fields: Any
     ) -> dict[str, Any]:
         """The first line of this event with these fields; waits for it if need be."""
-        with trio.move_on_after(within):
-            while not (found := self.logged_so_far(event, **fields)):
-                assert not self._silent, f"ended ({self.returncode}) without {event!r} {fields}"
-                await self._said_more.wait()
-            return found[0]
-        raise AssertionError(f"no {event!r} {fields} within {within} s")
+        [line] = await self.logged_times(1, event, within=within, **fields)
+        return line
 
-    async def said_something(self, *, within: float = PATIENCE) -> None:
-        with trio.fail_after(within):
-            while not self.lines:
+    async def logged_times(
+        self, times: int, event: str, *, within: float = PATIENCE, **fields: Any
+    ) -> list[dict[str, Any]]:
+        """The first so many lines of this event with these fields; waits for them if need be."""
+
+        def found() -> list[dict[str, Any]]:
+            return self.logged_so_far(event, **fields)
+
+        what = f"{event!r} {fields}" if times == 1 else f"{times} times {event!r} {fields}"
+        await self.until(lambda: len(found()) >= times, what, within=within)
+        return found()[:times]
+
+    async def said_something(self) -> None:
+        await self.until(lambda: bool(self.lines), "a word")
+
+    async def until(
+        self, holds: Callable[[], bool], what: str, *, within: float = PATIENCE
+    ) -> None:
+        """Wait until this holds; looks again at each line. Fails if it does not say ``what``."""
+        with trio.move_on_after(within):
+            while not holds():
+                assert not self._silent, f"ended ({self.returncode}) without {what}"
                 await self._said_more.wait()
+            return
+        raise AssertionError(f"no {what} within {within} s")
 
     async def stop(self) -> int:
         """SIGTERM, then as ``ended``."""

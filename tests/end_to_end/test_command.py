@@ -284,6 +284,7 @@ async def test_while_the_disk_is_full_nothing_is_granted(tmp_path: Path) -> None
         limit_files(server, resource.RLIM_INFINITY)
         await bot.granted(3)
         assert await bot.ready() == (200, "ready\n")
+        await server.logged("journal_writable_again")
 
     assert "j.sqlite" in trouble["error"]
     assert len(server.logged_so_far("journal_not_writable")) == 1

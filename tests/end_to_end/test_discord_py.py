@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import trio
 from agreeing import agreeing_queue
-from crowd import PATIENCE, gone, granted, in_line, said
+from crowd import gone, granted, in_line
 from fake_discord import FakeDiscord, fake_discord
-from harness import Program, free_port, running, running_server
+from harness import PATIENCE, Program, free_port, running, running_server
 from shards import LAG
 
 BOT = Path(__file__).parent / "bots" / "discord_py_bot.py"
@@ -144,9 +144,9 @@ async def test_they_wait_for_longer_than_their_libraries_would() -> None:
         fleet(discord, queue.url, f"--timeouts={TIMEOUTS}") as processes,
     ):
         for shard in FIRST:
-            await said(processes[shard], "ready", shard=shard)
+            await processes[shard].logged("ready", shard=shard)
         for shard in SECOND | ALONE:
-            await said(queue, "identify_queued", shard=shard)
+            await queue.logged("identify_queued", shard=shard)
         await resume(discord, processes, FIRST)
         await trio.sleep(190 * TIMEOUTS)
         assert await granted(queue, FLEET, len(FIRST)) == sorted(FIRST)
@@ -156,7 +156,7 @@ async def test_they_wait_for_longer_than_their_libraries_would() -> None:
         async with in_line(queue, MORE):
             for shard in FIRST | ALONE:
                 discord.invalidate(shard)
-                await said(queue, "identify_queued", 2, shard=shard)
+                await queue.logged_times(2, "identify_queued", shard=shard)
             await resume(discord, processes, SECOND)
             await trio.sleep(90 * TIMEOUTS)
             assert await granted(queue, FLEET, len(FLEET)) == sorted(FLEET)
@@ -228,15 +228,16 @@ async def test_hooks_are_called_once_for_each_identify_and_none_sleeps() -> None
         turns = sorted([*FLEET, *FIRST, *ALONE])
         assert await granted(queue, FLEET, len(turns)) == turns
         for shard in FLEET:
-            calls = [
-                (line["of"], line["initial"])
-                for line in processes[shard].logged_so_far("hook", shard=shard)
-            ]
             first = shard not in SECOND  # of its process
             expected = [("bot", first), ("framework", first)]
             if first:
                 expected += [("bot", False), ("framework", False)]
+            calls = [
+                (line["of"], line["initial"])
+                for line in await processes[shard].logged_times(len(expected), "hook", shard=shard)
+            ]
             assert calls == expected
+            assert len(processes[shard].logged_so_far("hook", shard=shard)) == len(expected)
         assert trouble(processes) == []
 
 
@@ -251,6 +252,7 @@ async def test_a_hook_that_takes_too_long_costs_a_turn_and_is_not_called_again()
         turns = sorted([*FLEET, *FLEET])
         assert await granted(queue, FLEET, len(turns)) == turns
         for shard in FLEET:
+            await processes[shard].logged("hook", of="framework", shard=shard)
             assert len(processes[shard].logged_so_far("hook", of="framework", shard=shard)) == 1
 
 
@@ -308,7 +310,7 @@ async def test_the_identify_is_confirmed_at_ready_too() -> None:
         fleet(discord, queue.url),
     ):
         for shard in FIRST | ALONE:
-            await said(queue, "identify_queued", shard=shard)
+            await queue.logged("identify_queued", shard=shard)
         others.cancel()
         await all_ready(discord, 6)
 
@@ -342,14 +344,14 @@ async def test_everyone_gets_ready_though_the_server_is_killed() -> None:
     ):
         async with server_for(discord, PORT=port, GATEWAY_QUEUE_INTERVAL=LONG) as first:
             for shard in FIRST | ALONE:
-                await said(first, "identify_queued", shard=shard)
+                await first.logged("identify_queued", shard=shard)
             await first.kill()
         async with server_for(discord, PORT=port) as second:
             await all_ready(discord, 6)
             async with in_line(second, ODD):
                 for shard in FIRST | ALONE:
                     discord.invalidate(shard)
-                    await said(second, "identify_queued", 2, shard=shard)
+                    await second.logged_times(2, "identify_queued", shard=shard)
                 await second.kill()
         async with server_for(discord, PORT=port) as third:
             await all_ready(discord, 10)
@@ -370,7 +372,7 @@ async def test_who_ends_during_its_launch_leaves_the_queue(goodbye: signal.Signa
         fleet(discord, queue.url) as processes,
     ):
         for shard in FIRST | ALONE:
-            await said(queue, "identify_queued", shard=shard)
+            await queue.logged("identify_queued", shard=shard)
         await leave(queue, processes, goodbye)
 
     assert discord.identifies == []
@@ -389,7 +391,7 @@ async def test_who_ends_while_it_waits_to_identify_again_leaves_the_queue(
         async with in_line(queue, ODD):
             for shard in FIRST | ALONE:
                 discord.invalidate(shard)
-                await said(queue, "identify_queued", 2, shard=shard)
+                await queue.logged_times(2, "identify_queued", shard=shard)
             await leave(queue, processes, goodbye)
 
     assert len(discord.identifies) == len(await granted(queue, FLEET, 6)) == 6
@@ -402,8 +404,9 @@ async def test_who_takes_long_to_close_asks_no_more_and_closes_to_the_end() -> N
         fleet(discord, queue.url, "--reluctant") as processes,
     ):
         for shard in FIRST | ALONE:
-            await said(queue, "identify_queued", shard=shard)
+            await queue.logged("identify_queued", shard=shard)
         await leave(queue, processes, signal.SIGUSR1)
+        assert await queue.stop() == 0
         asked = [line["shard"] for line in queue.logged_so_far("identify_queued")]
 
     assert sorted(asked) == sorted(FIRST | ALONE)
@@ -476,7 +479,7 @@ async def hold_all(seconds: int, again: Collection[int]) -> None:
         await all_ready(discord, 6, within=seconds + 60)
         if again:
             async with in_line(queue, [100]):  # which does not confirm: the bucket stays closed
-                await said(queue, "identify_granted", shard=100)
+                await queue.logged("identify_granted", shard=100)
             for shard in again:
                 discord.invalidate(shard)
             await all_ready(discord, 6 + len(again), within=seconds + 60)

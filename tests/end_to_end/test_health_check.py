@@ -28,6 +28,7 @@ async def test_a_server_that_lives_is_healthy_and_nobodys_turn_is_taken() -> Non
         status = f"http://127.0.0.1:{port_of(server)}/status"
         async with httpx.AsyncClient(headers={"Authorization": "Bearer secret"}) as client:
             shown = (await client.get(status)).json()
+        assert await server.stop() == 0
     assert shown["last_24_hours"] == {"granted": 0, "shards": 0}
     assert shown["waiting"] == 0
     assert not server.logged_so_far("identify_queued")

@@ -6,9 +6,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import trio
-from crowd import PATIENCE, gone, granted, in_line, said
+from crowd import gone, granted, in_line
 from fake_discord import FakeDiscord, fake_discord
-from harness import Program, free_port, running, running_server
+from harness import PATIENCE, Program, free_port, running, running_server
 from shards import LAG
 
 BOT = Path(__file__).parent / "bots" / "hikari_recipe_bot.py"
@@ -64,15 +64,15 @@ async def test_each_identify_has_a_turn_and_a_resume_needs_none() -> None:
         bot(discord, queue.url) as hikari,
     ):
         for shard in (0, 1):
-            await said(queue, "identify_queued", shard=shard)
+            await queue.logged("identify_queued", shard=shard)
         others.cancel()
         await both_ready(discord, 2)
         for shard in (0, 1):
-            await said(hikari, "ready", shard=shard)
+            await hikari.logged("ready", shard=shard)
 
         discord.invalidate(0)
         discord.ask_to_reconnect(1)
-        await said(hikari, "resumed", shard=1)
+        await hikari.logged("resumed", shard=1)
         await both_ready(discord, 3)
 
         assert await granted(queue, {0, 1}, 3) == [0, 0, 1]
@@ -86,7 +86,7 @@ async def test_both_get_ready_though_the_server_is_killed() -> None:
     async with discord_of_two() as discord, bot(discord, f"http://127.0.0.1:{port}"):
         async with server_for(discord, PORT=port, GATEWAY_QUEUE_INTERVAL=LONG) as first:
             for shard in (0, 1):
-                await said(first, "identify_queued", shard=shard)
+                await first.logged("identify_queued", shard=shard)
             await first.kill()
         async with server_for(discord, PORT=port) as second:
             await both_ready(discord, 2)
@@ -100,7 +100,7 @@ async def test_who_is_interrupted_during_its_launch_leaves_the_queue() -> None:
         bot(discord, queue.url) as hikari,
     ):
         for shard in (0, 1):
-            await said(queue, "identify_queued", shard=shard)
+            await queue.logged("identify_queued", shard=shard)
         hikari.process.send_signal(signal.SIGINT)
         await gone(queue, {0, 1}, within=AT_ONCE)
         assert await hikari.ended() == 0
@@ -113,10 +113,10 @@ async def test_who_closes_while_it_waits_to_identify_again_leaves_the_queue() ->
         bot(discord, queue.url) as hikari,
     ):
         for shard in (0, 1):
-            await said(hikari, "ready", shard=shard)
+            await hikari.logged("ready", shard=shard)
         async with in_line(queue, OTHERS):
             discord.invalidate(0)
-            await said(queue, "identify_queued", 2, shard=0)
+            await queue.logged_times(2, "identify_queued", shard=0)
             hikari.process.send_signal(signal.SIGUSR1)
             await gone(queue, {0, 1}, within=AT_ONCE)
             assert await hikari.ended() == 0

@@ -87,7 +87,7 @@ async def test_a_failing_discord_is_asked_again_ever_more_slowly() -> None:
         discord.answers += [(500, {}, b"oops"), (503, {"Retry-After": "nan"}, b"<html>oops</html>")]
         async with bot_of(discord) as (server, bot):
             bot.ask(0)
-            await bot.granted(1)
+            await server.logged("identify_granted", shard=0)
 
     pauses = [after.at - before.at for before, after in pairwise(discord.requests)]
     assert pauses[0] >= 0.5
@@ -182,8 +182,9 @@ async def the_reserve_is_held_back_until_a_reading_shows_more() -> None:
             await trio.sleep(0.5)  # in which two more would come
             assert len(bot.grants) == granted
 
-        assert len(server.logged_so_far("session_starts_half_used")) == 1
+        await server.logged_times(3, "session_starts_reserve_reached")
         assert len(server.logged_so_far("session_starts_reserve_reached")) == 3
+        assert len(server.logged_so_far("session_starts_half_used")) == 1
 
 
 async def nobody_is_lost_when_the_buckets_change() -> None:
@@ -202,6 +203,7 @@ async def nobody_is_lost_when_the_buckets_change() -> None:
         discord.max_concurrency = 1
         await server.logged("buckets_changed", buckets=1)
         await bot.granted(len(one_key) + len(others))
+        await server.logged_times(len(bot.grants), "identify_granted")
 
     assert {grant.shard for grant in bot.grants} == {*one_key, *others}
     first, second, third = phases(server, bot)
@@ -225,6 +227,7 @@ async def a_cap_joins_whole_rate_limit_keys() -> None:
         bot.ask(*range(32))
         await server.logged("buckets_changed", buckets=4, max_concurrency=16)
         await bot.granted(32)
+        await server.logged_times(32, "identify_granted")
 
     assert {grant.shard for grant in bot.grants} == {*range(32)}
     _, six, sixteen = phases(server, bot)

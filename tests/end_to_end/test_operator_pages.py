@@ -65,7 +65,7 @@ async def test_status_tells_how_everybody_stands() -> None:
         for shard, position in [(6, 1), (4, 2), (3, 1)]
     }
     assert status == {
-        "version": server.logged_so_far("listening")[0]["version"],
+        "version": (await server.logged("listening"))["version"],
         "uptime": at_once,
         "ready": True,
         "obstacle": None,
@@ -150,7 +150,7 @@ async def test_metrics_tell_what_happened_in_prometheus_words() -> None:
         ("invalid_sessions_total",): 0,
         ("slowed_shards",): 0,
         ("ready",): 1,
-        ("build_info", server.logged_so_far("listening")[0]["version"]): 1,
+        ("build_info", (await server.logged("listening"))["version"]): 1,
     }
     assert {key: values.get(key) for key in expected} == expected
     if PROMTOOL is not None:
@@ -247,7 +247,6 @@ async def test_with_a_key_only_who_has_it_is_answered_and_no_log_shows_it() -> N
                 assert (target, what, answer.status) == (target, what, 401)
                 assert answer.headers["www-authenticate"] == "bearer"
                 assert answer.headers["content-type"] == "application/problem+json"
-        assert not server.logged_so_far("identify_queued")
         endless = {"Authorization": f"Bearer {KEY * 4_000}"}
         assert (await client.get("/status", headers=endless)).status_code == 431
 
@@ -258,7 +257,9 @@ async def test_with_a_key_only_who_has_it_is_answered_and_no_log_shows_it() -> N
             for target in ("/?shard=1", "/status", "/metrics", "/gateway/bot"):
                 assert (await client.get(target, headers=headers)).status_code == 200
             assert (await client.post("/confirm?shard=1", headers=headers)).status_code == 204
+        assert await server.stop() == 0
 
+    assert len(server.logged_so_far("identify_queued")) == 2
     said = "\n".join(server.lines)
     assert KEY not in said
     assert discord.token not in said

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import trio
-from crowd import said
 from harness import DEFAULTS, SERVER, Program, free_port, running, running_server
 from shards import shards
 
@@ -81,7 +79,7 @@ async def test_the_spacing_survives_kill_9() -> None:
                 servers.append(server)
                 before = len(bot.grants)
                 here = len(await bot.granted(grants)) - before
-                await said(server, "identify_granted", here)
+                await server.logged_times(here, "identify_granted")
 
     assert len({grant.shard for grant in bot.grants}) == 4
     assert min(gaps(*servers)) >= interval - LATE
@@ -116,6 +114,7 @@ async def test_the_days_count_survives_kill_9(tmp_path: Path) -> None:
         "GATEWAY_QUEUE_INTERVAL": 0.1,
         "GATEWAY_QUEUE_DAILY_STARTS": 5,
         "GATEWAY_QUEUE_RESERVE": 0,
+        "GATEWAY_QUEUE_SHUTDOWN_GRACE": 0.5,
         "GATEWAY_QUEUE_JOURNAL": f"sqlite:{tmp_path / 'journal.sqlite'}",
     }
     async with shards(f"http://127.0.0.1:{port}") as bot:
@@ -131,7 +130,7 @@ async def test_the_days_count_survives_kill_9(tmp_path: Path) -> None:
         async with running_server(**settings) as server:
             assert (await server.logged("listening"))["starts_left"] == 0
             await server.logged("identify_queued", position=4)
-            await trio.sleep(0.5)
+            assert await server.stop() == 0  # after the grace, which is five intervals
             assert not server.logged_so_far("identify_granted")
 
     assert len(bot.grants) == 5
@@ -171,7 +170,7 @@ async def test_a_second_server_waits_for_the_end_of_the_first_whatever_is_delete
             bot.ask(1, 2)
             if goes_on:
                 await bot.granted(3)
-                await said(first, "identify_granted", 3)
+                await first.logged_times(3, "identify_granted")
             else:
                 await first.logged("journal_lost")
                 assert (await bot.ready())[0] == 503
@@ -179,7 +178,7 @@ async def test_a_second_server_waits_for_the_end_of_the_first_whatever_is_delete
 
             await first.kill()
             await others.granted(2)
-            await said(second, "identify_granted", 2)
+            await second.logged_times(2, "identify_granted")
 
     assert len(first.logged_so_far("identify_granted")) == (3 if goes_on else 1)
     assert len(first.logged_so_far("journal_lost")) == (0 if goes_on else 1)

@@ -157,6 +157,7 @@ async def test_probes_take_no_turn() -> None:
             for method in ("GET", "POST"):
                 answer = await answer_of(server, f"{method} {path}?shard=1 HTTP/1.1", ONE)
                 assert not answer.is_grant, path
+        assert await server.stop() == 0
         assert server.logged_so_far("identify_queued") == []
 
 
@@ -173,6 +174,7 @@ async def test_a_query_of_70_kb_is_refused_and_nobody_else_minds() -> None:
             await http2.ask(long)
             assert await http2.rest() == []
         assert (await other.answer()).is_grant
+        await server.logged("identify_granted", shard=2)
         assert server.logged_so_far("identify_queued", shard=1) == []
 
 
@@ -233,6 +235,7 @@ async def test_a_body_after_the_answer_is_dropped_and_its_connection_goes_on() -
         client.protocol.send_data(answered, b"more")
         await client.flush()
         assert [answer.is_grant for answer in await client.answers([waits])] == [True]
+        await server.logged("identify_granted", shard=1)
         assert not server.logged_so_far("connection_failed")
 
 

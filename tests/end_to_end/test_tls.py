@@ -141,6 +141,7 @@ async def test_a_turn_is_granted_in_its_time(
             answer = await client.get("/", params={"shard": shard})
             granted_at.append(trio.current_time())
             assert (answer.json(), answer.http_version) == (GRANT, version)
+        assert await server.stop() == 0
         assert not troubles(server)
     gaps = [after - before for before, after in pairwise(granted_at)]
     assert min(gaps) > 0.4
@@ -228,6 +229,7 @@ async def test_whoever_leaves_is_seen_at_once_and_costs_no_slot(identity: Identi
         await last.ask(100)
         assert (await last.answer()).is_grant
         await server.logged("identify_granted")
+        assert await server.stop() == 0
         [granted] = server.logged_so_far("identify_granted")
         assert not troubles(server)
     assert granted["shard"] == 100
@@ -275,14 +277,14 @@ async def test_a_handshake_that_does_not_end_costs_nobody_else_anything(
         begun_at = trio.current_time()
         async with waiting(server, identity, 1) as client:
             assert (await client.answer()).is_grant
-        await server.logged("identify_granted")
-        [granted] = server.logged_so_far("identify_granted")
+        granted = await server.logged("identify_granted")
         assert granted["late"] < 0.1
         with trio.fail_after(HANDSHAKE_SECONDS + AT_ONCE):
             for stream in streams:
                 with suppress(trio.BrokenResourceError):
                     assert await stream.receive_some() == b""
         assert trio.current_time() - begun_at > HANDSHAKE_SECONDS - AT_ONCE
+        assert await server.stop() == 0
         assert not troubles(server)
 
 
@@ -310,6 +312,7 @@ async def test_garbage_ends_its_connection_and_nothing_else(identity: Identity) 
         async with await dial(server) as stream:
             await reset(Client(cast("trio.SocketStream", trio.SSLStream(stream, identity.trust()))))
         assert (await victim.answer()).is_grant
+        assert await server.stop() == 0
         assert not troubles(server)
         assert not server.logged_so_far("identify_granted", shard=2)
 

@@ -197,7 +197,8 @@ async def test_a_client_that_does_not_take_its_refusal_holds_up_nobody() -> None
         await other.ask(1)
         with trio.fail_after(INTERVAL + AT_ONCE):
             assert (await other.answer()).is_grant
-    assert not server.logged_so_far("identify_granted", shard=0)
+        await server.logged("identify_granted", shard=1)
+        assert not server.logged_so_far("identify_granted", shard=0)
 
 
 async def test_what_cannot_be_meant_is_refused() -> None:
@@ -208,6 +209,7 @@ async def test_what_cannot_be_meant_is_refused() -> None:
             assert (query, answer.status_code, problem["status"]) == (query, 400, 400)
             assert answer.headers["content-type"] == "application/problem+json"
             assert query.partition("=")[0] in problem["detail"]
+        assert await server.stop() == 0
     assert not server.logged_so_far("identify_queued")
 
 
