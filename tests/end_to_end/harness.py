@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
 from background import background
 
 SERVER = (sys.executable, "-m", "gateway_queue")
+TAMPERED_SERVER = (sys.executable, str(Path(__file__).parent / "programs" / "tampered_server.py"))
 DEFAULTS: dict[str, object] = {
     "HOST": "127.0.0.1",
     "PORT": 0,
@@ -155,17 +157,27 @@ async def running(*command: str, **environment: object) -> AsyncIterator[Program
                 await program.kill()
 
 
+# What is changed in every server, besides what its test asks for: see the fixture ``way``.
+changed_everywhere: tuple[str, ...] = ()
+
+
+def server_with(*changes: str) -> tuple[str, ...]:
+    """The command of our server with these changes of ``programs/tampered_server.py``."""
+    changes = (*changes, *changed_everywhere)
+    return (*TAMPERED_SERVER, ",".join(changes)) if changes else SERVER
+
+
 @asynccontextmanager
 async def running_server(*arguments: str, **settings: object) -> AsyncIterator[Program]:
     """Our server, which listens when the block begins and is killed at its end."""
-    async with running(*SERVER, *arguments, **(DEFAULTS | settings)) as server:
+    async with running(*server_with(), *arguments, **(DEFAULTS | settings)) as server:
         await server.logged("listening")
         yield server
 
 
 async def run_server(*arguments: str, **settings: object) -> tuple[int, str]:
     """The exit code and the words of our server, where it is expected to end by itself."""
-    async with running(*SERVER, *arguments, **(DEFAULTS | settings)) as server:
+    async with running(*server_with(), *arguments, **(DEFAULTS | settings)) as server:
         return await server.ended(), "\n".join(server.lines)
 
 

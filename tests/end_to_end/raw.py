@@ -5,7 +5,6 @@ The tests start a server with ``running_server`` of the harness, or with ``tampe
 
 import socket
 import struct
-import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded
 from h2.settings import SettingCodes, Settings
-from harness import DEFAULTS, Program, running
+from harness import DEFAULTS, Program, running, server_with
 
 GRANT = b'{"message": "You\'re free to connect now! :)"}'
 PROGRAMS = Path(__file__).parent / "programs"
@@ -28,8 +27,7 @@ AT_ONCE = 1.0  # seconds; for what takes a millisecond where nobody else is busy
 @asynccontextmanager
 async def tampered_server(tampering: str, **settings: object) -> AsyncIterator[Program]:
     """As ``running_server``, with a change that ``programs/tampered_server.py`` has."""
-    command = sys.executable, str(PROGRAMS / "tampered_server.py"), tampering
-    async with running(*command, **(DEFAULTS | settings)) as server:
+    async with running(*server_with(tampering), **(DEFAULTS | settings)) as server:
         await server.logged("listening")
         yield server
 

@@ -1,8 +1,11 @@
 """Questions that cannot be meant: told so, at nobody's cost."""
 
 import httpx
+import pytest
 from harness import running_server
 from shards import GRANT, shards
+
+pytestmark = pytest.mark.usefixtures("way")
 
 WRONG = [
     "shard",

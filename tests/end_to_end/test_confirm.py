@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import httpx
+import pytest
 import trio
 from background import background
 from fake_discord import FakeDiscord, Op, fake_discord
@@ -14,6 +15,8 @@ from harness import Program, running_server
 from prometheus_client.parser import text_string_to_metric_families
 from shards import LAG
 from trio_websocket import wrap_client_stream
+
+pytestmark = pytest.mark.usefixtures("way")
 
 # Seconds from a shard's grant to its IDENTIFY: anything up to 300 ms, for each rate limit key.
 # Grants that are 5.0 s apart are certain to come too close together wherever this falls.

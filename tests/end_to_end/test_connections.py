@@ -22,6 +22,8 @@ from raw import (
 
 from gateway_queue.http.stack import IDLE_SECONDS as SERVERS_IDLE_SECONDS
 
+pytestmark = pytest.mark.usefixtures("way")
+
 ONE = "Host: queue"
 GOES_ON = 60  # seconds of an interval in which nothing is granted
 
@@ -223,8 +225,8 @@ async def keep_alive_timer(client_port: int) -> tuple[int, int]:
     """Kind and rest of the server's timer: columns of /proc/net/tcp, in hexadecimal."""
     table = await trio.Path("/proc/net/tcp").read_text()
     for line in table.splitlines()[1:]:
-        _, _, remote, _, _, timer, *_ = line.split()
-        if remote.endswith(f":{client_port:04X}"):
+        _, _, remote, state, _, timer, *_ = line.split()
+        if remote.endswith(f":{client_port:04X}") and state == "01":  # established
             kind, _, jiffies = timer.partition(":")
             return int(kind, 16), int(jiffies, 16)
     raise AssertionError("the server has no such connection")

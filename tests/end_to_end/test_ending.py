@@ -9,6 +9,8 @@ import trio
 from harness import DEFAULTS, SERVER, Program, running, running_server
 from raw import AT_ONCE, GRANT, connect, connect_http2, tampered_server, waiting
 
+pytestmark = pytest.mark.usefixtures("way")
+
 ONE = "Host: queue"
 LONG = 60  # seconds of an interval or a grace whose end no test waits for
 SOON = 2.0  # seconds; Python itself needs a part of one to end

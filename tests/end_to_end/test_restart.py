@@ -68,6 +68,7 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path / "folder" / "journal.sqlite"
 
 
+@pytest.mark.usefixtures("way")
 async def test_the_spacing_survives_kill_9() -> None:
     interval = 1.2  # twice what a start takes, or this could not fail
     port = free_port()
@@ -85,6 +86,7 @@ async def test_the_spacing_survives_kill_9() -> None:
     assert min(gaps(*servers)) >= interval - LATE
 
 
+@pytest.mark.usefixtures("way")
 async def test_a_turn_to_be_confirmed_keeps_its_hold_though_the_journal_is_lost(
     journal: Path,
 ) -> None:
@@ -107,6 +109,7 @@ async def test_a_turn_to_be_confirmed_keeps_its_hold_though_the_journal_is_lost(
     assert min(gaps(first, second)) >= hold - LATE
 
 
+@pytest.mark.usefixtures("way")
 async def test_the_days_count_survives_kill_9(tmp_path: Path) -> None:
     port = free_port()
     settings = {

@@ -21,6 +21,8 @@ from raw import (
 
 from gateway_queue.http.http2 import STREAMS_PER_CONNECTION
 
+pytestmark = pytest.mark.usefixtures("way")
+
 JSON = b'{"shard_id": 1, "token": "not yours"}'
 ONE = "Host: queue"
 
@@ -283,15 +285,6 @@ async def test_a_failing_handler_answers_nothing_and_the_server_goes_on() -> Non
         assert (await answer_of(server, "GET /healthz HTTP/1.1", ONE)).status == 200
         server.process.terminate()
         assert await server.ended(within=2) == 0  # no handler is left behind
-
-
-async def test_a_failure_on_the_short_way_ends_its_connection_and_nothing_else() -> None:
-    async with tampered_server("short_way_fails_at_first", GATEWAY_QUEUE_INTERVAL=0.2) as server:
-        async with connect(server) as client:
-            await client.ask(1)
-            assert await client.rest() == b""
-        await server.logged("connection_failed")
-        await grant_of(server, 2)
 
 
 # Answers that are late or never taken

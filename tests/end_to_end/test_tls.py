@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -16,85 +15,23 @@ from typing import cast
 import httpx
 import pytest
 import trio
-import trustme
+from encrypted import Identity, Stream, connect, connect_http2, dial, tls
 from harness import DEFAULTS, SERVER, Program, free_port, run_server, running, running_server
 from raw import AT_ONCE, Client, HTTP2Client, tampered_server
 from shards import GRANT
 
 from gateway_queue.http.connection import HANDSHAKE_SECONDS
 
+pytestmark = pytest.mark.usefixtures("way")
+
 ONE = "Host: queue"
 LONG = 60  # seconds of an interval or a grace whose end no test waits for
 SOON = 2.0  # seconds; Python itself needs a part of one to end
 
-Stream = trio.SSLStream[trio.SocketStream]
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A certificate for this machine, and who issued it."""
-
-    issuer: trustme.CA
-    certfile: Path
-    keyfile: Path
-    cafile: Path
-
-    @property
-    def settings(self) -> dict[str, object]:
-        return {"GATEWAY_QUEUE_CERTFILE": self.certfile, "GATEWAY_QUEUE_KEYFILE": self.keyfile}
-
-    def trust(self, *alpn: str) -> ssl.SSLContext:
-        """A client's view of it."""
-        context = ssl.create_default_context()
-        self.issuer.configure_trust(context)
-        context.set_alpn_protocols(alpn)
-        return context
-
 
 @pytest.fixture(scope="module")
 def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
-    folder = tmp_path_factory.mktemp("identity")
-    issuer = trustme.CA()
-    issued = issuer.issue_cert("127.0.0.1", "localhost")
-    identity = Identity(issuer, folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
-    for certificate in issued.cert_chain_pems:
-        certificate.write_to_path(identity.certfile, append=True)
-    issued.private_key_pem.write_to_path(identity.keyfile)
-    issuer.cert_pem.write_to_path(identity.cafile)
-    return identity
-
-
-async def dial(server: Program) -> trio.SocketStream:
-    host, _, port = server.url.removeprefix("https://").rpartition(":")
-    return await trio.open_tcp_stream(host, int(port))
-
-
-@asynccontextmanager
-async def tls(server: Program, context: ssl.SSLContext) -> AsyncIterator[Stream]:
-    async with await dial(server) as transport:
-        stream = trio.SSLStream(
-            transport, context, server_hostname="127.0.0.1", https_compatible=True
-        )
-        await stream.do_handshake()
-        yield stream
-
-
-@asynccontextmanager
-async def connect(server: Program, identity: Identity) -> AsyncIterator[Client]:
-    async with tls(server, identity.trust("http/1.1")) as stream:
-        yield Client(cast("trio.SocketStream", stream))
-
-
-@asynccontextmanager
-async def connect_http2(
-    server: Program, identity: Identity, *, window: int | None = None
-) -> AsyncIterator[HTTP2Client]:
-    async with tls(server, identity.trust("h2")) as stream:
-        assert stream.selected_alpn_protocol() == "h2"
-        client = HTTP2Client(cast("trio.SocketStream", stream), window=window)
-        client.protocol.initiate_connection()
-        await client.flush()
-        yield client
+    return Identity.new(tmp_path_factory.mktemp("identity"))
 
 
 @asynccontextmanager

@@ -18,6 +18,8 @@ from proxies import NGINX, proxy
 from raw import AT_ONCE, connect, connect_http2, grant_of, waiting
 from shards import GRANT
 
+pytestmark = pytest.mark.usefixtures("way")
+
 IMPATIENT_CLIENT = Path(__file__).parent / "bots" / "impatient_client.py"
 
 WRONG = [

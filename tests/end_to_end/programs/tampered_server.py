@@ -1,4 +1,7 @@
-"""Our server with one thing changed, which the first argument names. Others are the server's."""
+"""Our server with some things changed, which the first argument names, with commas between.
+
+The other arguments are the server's.
+"""
 
 import gc
 import json
@@ -24,6 +27,11 @@ SABOTAGE = RuntimeError("sabotage")
 def say(event: str, **fields: object) -> None:
     sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
     sys.stdout.flush()
+
+
+def short_way_is_closed() -> None:
+    """All requests go through Hypercorn."""
+    patch.object(connection, "SHORT_WAY", new=False).start()
 
 
 def bucket_crashes() -> None:
@@ -116,5 +124,6 @@ def tells_its_thresholds() -> None:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv.pop(1)]()
+    for change in sys.argv.pop(1).split(","):
+        globals()[change]()
     main()

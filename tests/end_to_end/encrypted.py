@@ -1,0 +1,81 @@
+"""Clients that speak TLS, as those of ``raw`` do not."""
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, cast
+
+import trio
+import trustme
+from harness import Program
+from raw import Client, HTTP2Client
+
+Stream = trio.SSLStream[trio.SocketStream]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate for this machine, and who issued it."""
+
+    issuer: trustme.CA
+    certfile: Path
+    keyfile: Path
+    cafile: Path
+
+    @classmethod
+    def new(cls, folder: Path) -> Self:
+        """One whose files are in this folder."""
+        issuer = trustme.CA()
+        issued = issuer.issue_cert("127.0.0.1", "localhost")
+        identity = cls(issuer, folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
+        for certificate in issued.cert_chain_pems:
+            certificate.write_to_path(identity.certfile, append=True)
+        issued.private_key_pem.write_to_path(identity.keyfile)
+        issuer.cert_pem.write_to_path(identity.cafile)
+        return identity
+
+    @property
+    def settings(self) -> dict[str, object]:
+        return {"GATEWAY_QUEUE_CERTFILE": self.certfile, "GATEWAY_QUEUE_KEYFILE": self.keyfile}
+
+    def trust(self, *alpn: str) -> ssl.SSLContext:
+        """A client's view of it."""
+        context = ssl.create_default_context()
+        self.issuer.configure_trust(context)
+        context.set_alpn_protocols(alpn)
+        return context
+
+
+async def dial(server: Program) -> trio.SocketStream:
+    host, _, port = server.url.removeprefix("https://").rpartition(":")
+    return await trio.open_tcp_stream(host, int(port))
+
+
+@asynccontextmanager
+async def tls(server: Program, context: ssl.SSLContext) -> AsyncIterator[Stream]:
+    async with await dial(server) as transport:
+        stream = trio.SSLStream(
+            transport, context, server_hostname="127.0.0.1", https_compatible=True
+        )
+        await stream.do_handshake()
+        yield stream
+
+
+@asynccontextmanager
+async def connect(server: Program, identity: Identity) -> AsyncIterator[Client]:
+    async with tls(server, identity.trust("http/1.1")) as stream:
+        yield Client(cast("trio.SocketStream", stream))
+
+
+@asynccontextmanager
+async def connect_http2(
+    server: Program, identity: Identity, *, window: int | None = None
+) -> AsyncIterator[HTTP2Client]:
+    async with tls(server, identity.trust("h2")) as stream:
+        assert stream.selected_alpn_protocol() == "h2"
+        client = HTTP2Client(cast("trio.SocketStream", stream), window=window)
+        client.protocol.initiate_connection()
+        await client.flush()
+        yield client
