@@ -38,6 +38,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     ended_at: float = 0.0
+    head: bytes = b""  # as it came over HTTP/1
 
     @property
     def is_grant(self) -> bool:
@@ -68,7 +69,7 @@ class Client:
         headers = dict(line.lower().split(": ", 1) for line in lines)
         length = int(headers["content-length"]) if has_body else 0
         body = await self._take(length)
-        return Answer(int(status.split()[1]), headers, body, trio.current_time())
+        return Answer(int(status.split()[1]), headers, body, trio.current_time(), head)
 
     async def rest(self) -> bytes:
         """All that comes until the server closes the connection."""

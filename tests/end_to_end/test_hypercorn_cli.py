@@ -1,37 +1,13 @@
 """Our app under the hypercorn command, as far as that allows."""
 
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 
-import trio
-from harness import DEFAULTS, Program, free_port, running
-from raw import GRANT, PROGRAMS, connect, connect_http2, grant_of, waiting
+from harness import DEFAULTS, free_port, running
+from hypercorn_command import APP, hypercorn, serving
+from raw import GRANT, connect, connect_http2, grant_of, waiting
 
-APP = "gateway_queue.asgi:app"
-CRASHING_APP = f"{PROGRAMS / 'crashing_app.py'}:app"
 SOON = 2.0  # seconds; Python itself needs a part of one to end
-
-
-@asynccontextmanager
-async def hypercorn(address: str, *options: str, **settings: object) -> AsyncIterator[Program]:
-    command = sys.executable, "-m", "hypercorn", "--worker-class", "trio", "--bind", address
-    async with running(*command, *options, **(DEFAULTS | settings)) as program:
-        try:
-            yield program
-        finally:
-            with trio.CancelScope(shield=True):
-                await program.stop()  # the worker would outlive a parent that is killed
-
-
-@asynccontextmanager
-async def serving(*options: str, app: str = APP, **settings: object) -> AsyncIterator[Program]:
-    """As ``running_server``."""
-    address = f"127.0.0.1:{free_port()}"
-    async with hypercorn(address, *options, app, **settings) as server:
-        listening = await server.logged("listening")
-        listening["address"] = f"http://{address}"  # our server is not told
-        yield server
 
 
 async def test_it_grants_and_ends() -> None:
@@ -67,7 +43,7 @@ async def test_malformed_http2_ends_its_connection_and_nothing_else() -> None:
 
 async def test_a_crash_of_the_core_ends_it_and_grants_nobody() -> None:
     async with (
-        serving(app=CRASHING_APP, GATEWAY_QUEUE_INTERVAL=0.2) as server,
+        serving(TAMPERING="bucket_crashes", GATEWAY_QUEUE_INTERVAL=0.2) as server,
         connect(server) as client,
     ):
         await client.ask(1)
@@ -78,13 +54,13 @@ async def test_a_crash_of_the_core_ends_it_and_grants_nobody() -> None:
 
 
 async def test_a_second_worker_is_refused() -> None:
-    async with hypercorn("127.0.0.1:0", "--workers", "2", APP) as server:
+    async with hypercorn("127.0.0.1:0", "--workers", "2") as server:
         await server.ended()
         assert "the queue is one process: run it with --workers 1" in "\n".join(server.lines)
 
 
 async def test_a_wrong_setting_ends_it() -> None:
-    async with hypercorn("127.0.0.1:0", APP, GATEWAY_QUEUE_INTERVAL=-1) as server:
+    async with hypercorn("127.0.0.1:0", GATEWAY_QUEUE_INTERVAL=-1) as server:
         await server.ended()
         assert "GATEWAY_QUEUE_INTERVAL=-1 is not allowed" in "\n".join(server.lines)
 

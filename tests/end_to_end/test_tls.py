@@ -4,7 +4,6 @@ import signal
 import socket
 import ssl
 import struct
-import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -16,7 +15,8 @@ import httpx
 import pytest
 import trio
 from encrypted import Identity, Stream, connect, connect_http2, dial, tls
-from harness import DEFAULTS, SERVER, Program, free_port, run_server, running, running_server
+from harness import SERVER, Program, run_server, running, running_server
+from hypercorn_command import serving
 from raw import AT_ONCE, Client, HTTP2Client, tampered_server
 from shards import GRANT
 
@@ -96,21 +96,17 @@ async def test_a_client_that_names_no_protocol_is_answered(identity: Identity) -
 
 
 async def test_it_serves_under_the_hypercorn_command_as_well(identity: Identity) -> None:
-    address = f"127.0.0.1:{free_port()}"
     files = "--certfile", str(identity.certfile), "--keyfile", str(identity.keyfile)
-    options = "--worker-class", "trio", "--bind", address, "--graceful-timeout", str(LONG), *files
-    command = sys.executable, "-m", "hypercorn", *options, "gateway_queue.asgi:app"
-    async with running(*command, **(DEFAULTS | {"GATEWAY_QUEUE_INTERVAL": 0.05})) as server:
-        try:
-            (await server.logged("listening"))["address"] = f"https://{address}"
-            async with connect(server, identity) as client, await dial(server):
-                await client.ask(1)
-                assert (await client.answer()).is_grant
-                server.process.terminate()
-                assert await server.ended(within=SOON) == 0
-        finally:
-            with trio.CancelScope(shield=True):
-                await server.stop()  # the worker would outlive a parent that is killed
+    options = *files, "--graceful-timeout", str(LONG)
+    async with (
+        serving(*options, GATEWAY_QUEUE_INTERVAL=0.05) as server,
+        connect(server, identity) as client,
+        await dial(server),
+    ):
+        await client.ask(1)
+        assert (await client.answer()).is_grant
+        server.process.terminate()
+        assert await server.ended(within=SOON) == 0
 
 
 # Leaving

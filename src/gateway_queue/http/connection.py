@@ -161,7 +161,7 @@ class Connection:
     def _bytes(self, answer: Answer) -> bytes:
         headers = self._config.response_headers("h11")
         if not self._head.keep_alive:
-            headers.append((b"connection", b"close"))
+            headers.append((b"Connection", b"close"))  # as h11 writes it
         return answer.in_http1(headers, has_body=self._head.method != b"HEAD")
 
 

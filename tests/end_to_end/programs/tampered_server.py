@@ -34,6 +34,11 @@ def short_way_is_closed() -> None:
     patch.object(connection, "SHORT_WAY", new=False).start()
 
 
+def way_through_hypercorn_is_closed() -> None:
+    """Whatever is not held on the short way ends its connection."""
+    patch.object(connection, "HypercornConnection", side_effect=SABOTAGE).start()
+
+
 def bucket_crashes() -> None:
     """At its first grant."""
     patch.object(Line, "grant", side_effect=SABOTAGE).start()
@@ -123,7 +128,11 @@ def tells_its_thresholds() -> None:
     patch.object(server, "announce", tell).start()
 
 
+def change(names: str) -> None:
+    for name in names.split(","):
+        globals()[name]()
+
+
 if __name__ == "__main__":
-    for change in sys.argv.pop(1).split(","):
-        globals()[change]()
+    change(sys.argv.pop(1))
     main()
