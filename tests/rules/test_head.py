@@ -14,6 +14,8 @@ LINES = [
     b"Connection: keep-alive",
     b"Connection: keep-alive, close",
     b"Connection: upgrade",
+    b"Connection: x, Close",
+    b"Proxy-Connection: close",
     b"Authorization: Bearer key",
     b"Content-Length: 0",
     b"Content-Length: 5",
@@ -21,9 +23,15 @@ LINES = [
     b"Expect: 100-continue",
     b"Upgrade: h2c",
     b"Origin: http://other",
+    b"Content-Length : 5",
+    b"Host: ",
     b" folded",
     b"Odd : name",
     b"X: \x00",
+    b"X: \x7f",
+    b"X: 1\nTransfer-Encoding: chunked",
+    b"X: 1\rContent-Length: 5",
+    b"X: 1\n\nGET / HTTP/1.1",
     b"X: \xff",
     b"X:",
     b"",
@@ -32,9 +40,13 @@ FIRST = st.tuples(
     st.sampled_from([b"GET", b"HEAD", b"POST", b"OPTIONS", b"PRI", b"CONNECT", b"FOO", b"get"]),
     st.sampled_from([b"/", b"/?shard=1", b"/a?b", b"*", b"http://queue/?shard=1", b"/\xff", b""]),
     st.sampled_from([b"HTTP/1.0", b"HTTP/1.1", b"HTTP/1.2", b"HTTP/2.0", b"http/1.1"]),
-).map(b" ".join)
+)
 HEADS = st.builds(
-    lambda first, lines, end: b"\r\n".join([first, *lines]) + end,
+    lambda before, space, first, lines, end: (
+        before + b"\r\n".join([space.join(first), *lines]) + end
+    ),
+    st.sampled_from([b"", b"", b"", b"\r\n", b"\n", b"\r", b" "]),
+    st.sampled_from([b" ", b" ", b" ", b"  ", b"\t"]),
     FIRST,
     st.lists(st.sampled_from(LINES), max_size=4),
     st.sampled_from([END, END, END, END + b"x", END + END, b"\r\n", b"\n\n", b""]),

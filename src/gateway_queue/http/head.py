@@ -11,13 +11,14 @@ import httptools
 # The largest head that Hypercorn takes (its ``h11_max_incomplete_size``).
 LONGEST = 2**14
 
-# With one of these there is a body, another protocol or a browser to think of.
+# With one of these there is a body, another protocol, a browser or an old proxy to think of.
 NOT_PLAIN = frozenset(
     {
         b"content-length",
         b"expect",
         b"http2-settings",
         b"origin",
+        b"proxy-connection",
         b"sec-fetch-site",
         b"transfer-encoding",
         b"upgrade",
@@ -68,8 +69,7 @@ class _Reading:
 
 def plain_head(data: bytes) -> Head | None:
     """The head that these bytes are; None unless they are a plain head and nothing else."""
-    # A first line that is empty is skipped by httptools and refused by h11.
-    if len(data) > LONGEST or data.find(b"\r\n\r\n") != len(data) - 4 or data[:1] == b"\r":
+    if len(data) > LONGEST or data.find(b"\r\n\r\n") != len(data) - 4:
         return None
     reading = _Reading()
     parser = reading.parser
@@ -77,9 +77,12 @@ def plain_head(data: bytes) -> Head | None:
         parser.feed_data(data)
     except (httptools.HttpParserError, httptools.HttpParserUpgrade):
         return None
-    if not (reading.is_complete and reading.is_plain and len(reading.authorizations) < 2):
+    method, version = parser.get_method(), parser.get_http_version()
+    # httptools skips an empty line before this one, and spaces in it. h11 refuses both.
+    first_line = b"%s %s HTTP/%s\r\n" % (method, reading.target, version.encode())
+    is_clear = data.startswith(first_line) and len(reading.authorizations) < 2
+    if not (reading.is_complete and reading.is_plain and is_clear):
         return None
-    version = parser.get_http_version()
     if version == "1.1":
         keep_alive = reading.keep_alive
     elif version == "1.0":
@@ -89,4 +92,4 @@ def plain_head(data: bytes) -> Head | None:
     if reading.hosts != 1 and (version == "1.1" or reading.hosts):
         return None
     authorization = reading.authorizations[0] if reading.authorizations else None
-    return Head(parser.get_method(), reading.target, authorization, keep_alive)
+    return Head(method, reading.target, authorization, keep_alive)
