@@ -5,14 +5,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
 import trio
 import trustme
 from harness import Program
+from instants import StampedStream, dial
 from raw import Client, HTTP2Client
 
-Stream = trio.SSLStream[trio.SocketStream]
+Stream = trio.SSLStream[StampedStream]
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,9 @@ class Identity:
         return context
 
 
-async def dial(server: Program) -> trio.SocketStream:
-    host, _, port = server.url.removeprefix("https://").rpartition(":")
-    return await trio.open_tcp_stream(host, int(port))
-
-
 @asynccontextmanager
 async def tls(server: Program, context: ssl.SSLContext) -> AsyncIterator[Stream]:
-    async with await dial(server) as transport:
+    async with await dial(server.url) as transport:
         stream = trio.SSLStream(
             transport, context, server_hostname="127.0.0.1", https_compatible=True
         )
@@ -66,7 +62,7 @@ async def tls(server: Program, context: ssl.SSLContext) -> AsyncIterator[Stream]
 @asynccontextmanager
 async def connect(server: Program, identity: Identity) -> AsyncIterator[Client]:
     async with tls(server, identity.trust("http/1.1")) as stream:
-        yield Client(cast("trio.SocketStream", stream))
+        yield Client(stream.transport_stream, stream)
 
 
 @asynccontextmanager
@@ -75,7 +71,7 @@ async def connect_http2(
 ) -> AsyncIterator[HTTP2Client]:
     async with tls(server, identity.trust("h2")) as stream:
         assert stream.selected_alpn_protocol() == "h2"
-        client = HTTP2Client(cast("trio.SocketStream", stream), window=window)
+        client = HTTP2Client(stream.transport_stream, stream, window=window)
         client.protocol.initiate_connection()
         await client.flush()
         yield client

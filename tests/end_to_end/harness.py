@@ -18,6 +18,7 @@ from typing import Any
 
 import trio
 from background import background
+from patience import PATIENCE
 
 SERVER = (sys.executable, "-m", "gateway_queue")
 TAMPERED_SERVER = (sys.executable, str(Path(__file__).parent / "programs" / "tampered_server.py"))
@@ -28,7 +29,6 @@ DEFAULTS: dict[str, object] = {
     "GATEWAY_QUEUE_JOURNAL": "memory",
     "GATEWAY_QUEUE_LOG_LEVEL": "debug",
 }
-PATIENCE = 60.0  # seconds for what has to happen: far more than it takes on a busy machine
 
 
 @dataclass(eq=False)

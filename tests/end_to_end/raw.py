@@ -3,13 +3,10 @@
 The tests start a server with ``running_server`` of the harness, or with ``tampered_server``.
 """
 
-import socket
-import struct
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import trio
 from h2.config import H2Configuration
@@ -17,10 +14,10 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded
 from h2.settings import SettingCodes, Settings
 from harness import DEFAULTS, Program, running, server_with
+from instants import StampedStream, dial, logged_at
+from patience import PATIENCE
 
 GRANT = b'{"message": "You\'re free to connect now! :)"}'
-PROGRAMS = Path(__file__).parent / "programs"
-PATIENCE = 10.0  # seconds without a byte, after which a client takes its test for failed
 AT_ONCE = 1.0  # seconds; for what takes a millisecond where nobody else is busy
 
 
@@ -34,10 +31,12 @@ async def tampered_server(tampering: str, **settings: object) -> AsyncIterator[P
 
 @dataclass
 class Answer:
+    """``at``: when the kernel received its end."""
+
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
-    ended_at: float = 0.0
+    at: float = 0.0
     head: bytes = b""  # as it came over HTTP/1
 
     @property
@@ -50,10 +49,11 @@ class Answer:
 
 
 class Client:
-    """One HTTP/1 connection."""
+    """One HTTP/1 connection; with TLS, ``stream`` is what is encrypted into its transport."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
+    def __init__(self, transport: StampedStream, stream: trio.abc.Stream | None = None) -> None:
+        self.transport = transport
+        self.stream = stream or transport
         self._received = b""
 
     async def send(self, *lines: str, body: bytes = b"") -> None:
@@ -69,7 +69,7 @@ class Client:
         headers = dict(line.lower().split(": ", 1) for line in lines)
         length = int(headers["content-length"]) if has_body else 0
         body = await self._take(length)
-        return Answer(int(status.split()[1]), headers, body, trio.current_time(), head)
+        return Answer(int(status.split()[1]), headers, body, self.transport.at, head)
 
     async def rest(self) -> bytes:
         """All that comes until the server closes the connection."""
@@ -81,11 +81,6 @@ class Client:
         """What came behind the last answer."""
         taken, self._received = self._received, b""
         return taken
-
-    def reset(self) -> None:
-        """Leave with an RST."""
-        self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.stream.socket.close()
 
     async def _find(self, end: bytes) -> int:
         while end not in self._received:
@@ -108,8 +103,15 @@ class Client:
 class HTTP2Client:
     """One HTTP/2 connection, which lets itself send what is not allowed."""
 
-    def __init__(self, stream: trio.SocketStream, *, window: int | None = None) -> None:
-        self.stream = stream
+    def __init__(
+        self,
+        transport: StampedStream,
+        stream: trio.abc.Stream | None = None,
+        *,
+        window: int | None = None,
+    ) -> None:
+        self.transport = transport
+        self.stream = stream or transport
         self.protocol = H2Connection(
             H2Configuration(
                 header_encoding=None,
@@ -143,7 +145,7 @@ class HTTP2Client:
     async def answers(self, streams: Iterable[int]) -> list[Answer]:
         """Wait for all of these."""
         streams = list(streams)
-        while not all(self._answers[stream].ended_at for stream in streams):
+        while not all(self._answers[stream].at for stream in streams):
             assert await self.hear(), f"closed after {dict(self._answers)}"
         return [self._answers[stream] for stream in streams]
 
@@ -165,8 +167,8 @@ class HTTP2Client:
         self.take(data)
         return bool(data)
 
-    def take(self, data: bytes) -> None:
-        for event in self.protocol.receive_data(data) if data else ():
+    def take(self, data: bytes | bytearray) -> None:
+        for event in self.protocol.receive_data(bytes(data)) if data else ():
             if isinstance(event, ResponseReceived):
                 headers = dict(event.headers)
                 answer = self._answers[event.stream_id]
@@ -175,18 +177,13 @@ class HTTP2Client:
             elif isinstance(event, DataReceived):
                 self._answers[event.stream_id].body += event.data
             elif isinstance(event, StreamEnded):
-                self._answers[event.stream_id].ended_at = trio.current_time()
-
-
-async def _dial(server: Program) -> trio.SocketStream:
-    host, _, port = server.url.removeprefix("http://").rpartition(":")
-    return await trio.open_tcp_stream(host, int(port))
+                self._answers[event.stream_id].at = self.transport.at
 
 
 @asynccontextmanager
 async def connect(server: Program) -> AsyncIterator[Client]:
-    async with await _dial(server) as stream:
-        yield Client(stream)
+    async with await dial(server.url) as transport:
+        yield Client(transport)
 
 
 @asynccontextmanager
@@ -194,8 +191,8 @@ async def connect_http2(
     server: Program, *, window: int | None = None
 ) -> AsyncIterator[HTTP2Client]:
     """With prior knowledge; ``window`` is for flow control, in bytes."""
-    async with await _dial(server) as stream:
-        client = HTTP2Client(stream, window=window)
+    async with await dial(server.url) as transport:
+        client = HTTP2Client(transport, window=window)
         client.protocol.initiate_connection()
         await client.flush()
         yield client
@@ -221,3 +218,9 @@ async def grant_of(server: Program, shard: int) -> None:
     """Wait for a turn; fail unless that is what comes."""
     answer = await answer_of(server, f"GET /?shard={shard} HTTP/1.1", "Host: queue")
     assert answer.is_grant, answer
+
+
+async def left_at_once(server: Program, shard: int, *, since: float) -> None:
+    """Wait until the server has seen that the client of this shard left; fail if that was late."""
+    line = await server.logged("identify_left", shard=shard)
+    assert logged_at(line) - since < AT_ONCE, (shard, logged_at(line) - since)

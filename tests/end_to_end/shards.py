@@ -1,26 +1,25 @@
 """Shards that ask our server for their turn, patiently, and again where they were cut off."""
 
+import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import httpx
 import trio
 from background import background
+from instants import dial
+from patience import PATIENCE
 
 GRANT = {"message": "You're free to connect now! :)"}
 RETRY_INTERVAL = 0.02  # after a lost connection: a shard that comes back at once
 
-# How much two answers may differ in their way to us, on a busy machine. Far less than the
-# intervals that the tests use; the last microsecond is the matter of the tests of the rules.
-LAG = 0.06
-
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """An answer, as its client saw it."""
+    """``at``: when its client's kernel received it."""
 
     shard: int | None
     at: float
@@ -28,7 +27,8 @@ class Grant:
 
 @dataclass(eq=False)
 class Shards:
-    client: httpx.AsyncClient
+    url: str
+    client: httpx.AsyncClient  # for other pages
     nursery: trio.Nursery
     grants: list[Grant] = field(default_factory=list)
     _granted: trio.Event = field(default_factory=trio.Event)
@@ -38,13 +38,13 @@ class Shards:
         for shard in shards:
             self.nursery.start_soon(self._ask, shard)
 
-    async def granted(self, number: int, *, within: float = 20.0) -> list[Grant]:
+    async def granted(self, number: int) -> list[Grant]:
         """All grants so far, once there are so many."""
-        with trio.move_on_after(within):
+        with trio.move_on_after(PATIENCE):
             while len(self.grants) < number:
                 await self._granted.wait()
             return self.grants
-        raise AssertionError(f"{len(self.grants)} grants, not {number}, within {within} s")
+        raise AssertionError(f"{len(self.grants)} grants, not {number}, within {PATIENCE} s")
 
     async def ready(self) -> tuple[int, str]:
         """What ``/readyz`` says."""
@@ -52,30 +52,34 @@ class Shards:
         return response.status_code, response.text
 
     async def _ask(self, shard: int | None) -> None:
+        query = "" if shard is None else f"?shard={shard}"
+        request = f"GET /{query} HTTP/1.1\r\nHost: queue\r\nConnection: close\r\n\r\n".encode()
         while True:
-            try:
-                answer = await self.client.get(
-                    "/", params={} if shard is None else {"shard": shard}
-                )
-            except httpx.TransportError:
-                await trio.sleep(RETRY_INTERVAL)
-                continue
-            self.grants.append(Grant(shard, trio.current_time()))
-            assert (answer.status_code, answer.json()) == (200, GRANT)
-            self._granted.set()
-            self._granted = trio.Event()
-            return
+            with suppress(OSError, trio.BrokenResourceError):
+                async with await dial(self.url) as stream:
+                    await stream.send_all(request)
+                    if answer := b"".join([part async for part in stream]):
+                        self._hear(shard, answer, stream.at)
+                        return
+            await trio.sleep(RETRY_INTERVAL)
+
+    def _hear(self, shard: int | None, answer: bytes, at: float) -> None:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 "), answer
+        assert json.loads(body) == GRANT
+        self.grants.append(Grant(shard, at))
+        self._granted.set()
+        self._granted = trio.Event()
 
 
 @asynccontextmanager
 async def shards(url: str) -> AsyncIterator[Shards]:
     """Shards of a bot whose queue is at ``url``; they stop asking at the end of the block."""
-    boundless = httpx.Limits(max_connections=None)
     async with (
-        httpx.AsyncClient(base_url=url, timeout=None, limits=boundless) as client,  # noqa: S113
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client,
         background() as nursery,
     ):
-        yield Shards(client, nursery)
+        yield Shards(url, client, nursery)
 
 
 def gaps(grants: list[Grant], key: Callable[[int], int] = lambda _: 0) -> list[float]:

@@ -12,6 +12,7 @@ import re
 import ssl
 import subprocess
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -26,8 +27,9 @@ import trio
 import trustme
 from background import background
 from harness import free_port, running_server
+from instants import LOGGED_WITHIN, logged_at, opened_at
+from patience import PATIENCE
 from raw import GRANT
-from shards import LAG
 
 from gateway_queue.client import GatewayQueue, Grant, Outcome, RefusedError, Standing
 
@@ -36,7 +38,6 @@ Scene = Callable[[GatewayQueue], Awaitable[object]]
 KEY = "sesame-9f2c"
 INTERVAL = 0.4
 LONG = 60.0  # seconds of an interval whose end no test waits for
-PATIENCE = 20.0
 JSON, PROBLEM = "application/json", "application/problem+json"
 
 
@@ -66,11 +67,11 @@ async def play(backend: str, scene: Scene, url: str, api_key: str | None = None)
 
 
 async def test_each_shard_gets_its_turn_when_the_interval_is_over(backend: str) -> None:
-    granted: list[float] = []
+    returned: dict[int, float] = {}
 
     async def wait(queue: GatewayQueue, shard: int) -> None:
         await queue.wait(shard)
-        granted.append(anyio.current_time())
+        returned[shard] = time.time()
 
     async def scene(queue: GatewayQueue) -> None:
         async with anyio.create_task_group() as tasks:
@@ -79,9 +80,12 @@ async def test_each_shard_gets_its_turn_when_the_interval_is_over(backend: str) 
 
     async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
         await play(backend, scene, server.url)
+        granted = await server.logged_times(4, "identify_granted")
 
-    assert len(granted) == 4
-    assert min(later - earlier for earlier, later in pairwise(granted)) > INTERVAL - LAG
+    granted_at = {line["shard"]: logged_at(line) for line in granted}
+    gaps = [later - earlier for earlier, later in pairwise(granted_at.values())]
+    assert min(gaps) > INTERVAL - LOGGED_WITHIN
+    assert all(returned[shard] > granted_at[shard] - LOGGED_WITHIN for shard in range(4))
 
 
 async def test_it_tells_how_the_shard_stands_and_asks_again(backend: str) -> None:
@@ -93,11 +97,15 @@ async def test_it_tells_how_the_shard_stands_and_asks_again(backend: str) -> Non
 
     async with running_server(GATEWAY_QUEUE_INTERVAL=2) as server:
         await play(backend, scene, server.url)
+        before, granted = await server.logged_times(2, "identify_granted")
+        put_off = await server.logged("identify_put_off", shard=1)
 
     (standing,) = standings
     assert standing.position == 1
     assert standing.reason == "interval"
-    assert standing.expected_in == pytest.approx(1.0, abs=2 * LAG)
+    expected_at = logged_at(put_off) + (standing.expected_in or 0)
+    assert expected_at == pytest.approx(opened_at(granted), abs=LOGGED_WITHIN)
+    assert expected_at == pytest.approx(logged_at(before) + 2, abs=LOGGED_WITHIN)
 
 
 @pytest.mark.parametrize(
@@ -580,17 +588,15 @@ async def test_a_confirmation_is_of_a_turn_the_server_knows(backend: str) -> Non
 
 
 async def test_an_unconfirmed_turn_keeps_the_bucket_closed_for_two_intervals(backend: str) -> None:
-    granted: list[float] = []
-
     async def scene(queue: GatewayQueue) -> None:
         for shard in range(2):
             await queue.wait(shard, confirm=True)
-            granted.append(anyio.current_time())
 
     async with running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server:
         await play(backend, scene, server.url)
+        first, second = await server.logged_times(2, "identify_granted")
 
-    assert granted[1] - granted[0] > 2 * INTERVAL - LAG
+    assert logged_at(second) - logged_at(first) > 2 * INTERVAL - LOGGED_WITHIN
 
 
 async def test_a_confirmation_is_said_again_until_it_is_heard() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from fake_discord import fake_discord
-from harness import DEFAULTS, PATIENCE, SERVER, Program, run_server, running, running_server
+from harness import DEFAULTS, SERVER, Program, run_server, running, running_server
+from patience import PATIENCE
 from shards import shards
 
 from gateway_queue import __version__

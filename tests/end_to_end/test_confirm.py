@@ -2,8 +2,10 @@
 
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import httpx
@@ -12,8 +14,10 @@ import trio
 from background import background
 from fake_discord import FakeDiscord, Op, fake_discord
 from harness import Program, running_server
+from instants import EXACT, LOGGED_WITHIN, opened_at
+from patience import PATIENCE
 from prometheus_client.parser import text_string_to_metric_families
-from shards import LAG
+from raw import Client, answer_of, connect, waiting
 from trio_websocket import wrap_client_stream
 
 pytestmark = pytest.mark.usefixtures("way")
@@ -24,10 +28,10 @@ DELAYS = [(0.0, 0.3, 0.0, 0.3), (0.05, 0.25, 0.1, 0.2)]
 KEYS = len(DELAYS)
 SHARDS = sum(map(len, DELAYS))
 
-# With this interval all the constants of ``confirm`` are a tenth of what they are.
-INTERVAL = 0.5
-HOLD = 1.0
-AFTER_CONFIRMATION = 0.53
+# With this interval all the constants of ``confirm`` are a fifth of what they are.
+INTERVAL = 1.0
+HOLD = 2.0
+AFTER_CONFIRMATION = 1.06
 
 
 # With a Discord that counts
@@ -38,10 +42,10 @@ async def test_who_confirms_is_never_too_early_and_sooner_ready_than_with_longer
 ):
     async with (
         fleet(confirm=True) as confirmed,
-        fleet(GATEWAY_QUEUE_INTERVAL=5.5) as patient,
+        fleet(GATEWAY_QUEUE_INTERVAL=6.0) as patient,
         fleet(GATEWAY_QUEUE_INTERVAL=5.0) as hasty,
     ):
-        with trio.fail_after(40):
+        with trio.fail_after(PATIENCE):
             await hasty.until(lambda: len(hasty.violations) >= KEYS)
             await patient.wait_ready(SHARDS)
             await confirmed.wait_ready(SHARDS)
@@ -49,7 +53,7 @@ async def test_who_confirms_is_never_too_early_and_sooner_ready_than_with_longer
     assert confirmed.violations == patient.violations == []
     assert {violation.breach for violation in hasty.violations} == {"too_early"}
     took, took_patiently = seconds_to_identify(confirmed), seconds_to_identify(patient)
-    sys.stdout.write(f"confirmed {took:.3f} s, at intervals of 5.5 s {took_patiently:.3f} s\n")
+    sys.stdout.write(f"confirmed {took:.3f} s, at intervals of 6 s {took_patiently:.3f} s\n")
     assert took < took_patiently
 
 
@@ -64,30 +68,29 @@ async def fleet(*, confirm: bool = False, **settings: object) -> AsyncIterator[F
         background() as nursery,
     ):
         for shard in range(SHARDS):
-            nursery.start_soon(partial(keep_ready, shard, discord, server.url, confirm=confirm))
+            nursery.start_soon(partial(keep_ready, shard, discord, server, confirm=confirm))
             await server.logged("identify_queued", shard=shard)
         yield discord
 
 
-async def keep_ready(shard: int, discord: FakeDiscord, queue: str, *, confirm: bool) -> None:
+async def keep_ready(shard: int, discord: FakeDiscord, queue: Program, *, confirm: bool) -> None:
     """Ask, dawdle, identify and confirm; all of it again after an op 9."""
-    async with client_of(queue) as client:
-        while True:
-            await granted(client, shard, confirm=confirm)
-            await trio.sleep(DELAYS[shard % KEYS][shard // KEYS])
-            gateway = httpx.URL(discord.gateway)
-            async with (
-                background() as nursery,
-                await trio.open_tcp_stream(gateway.host, gateway.port or 0) as stream,
-                await wrap_client_stream(nursery, stream, gateway.host, "/?v=10") as socket,
-            ):
-                await socket.get_message()
-                data = {"token": discord.token, "shard": [shard, SHARDS]}
-                await socket.send_message(json.dumps({"op": Op.IDENTIFY, "d": data}))
-                if confirm:
-                    await confirmed(client, shard)
-                if json.loads(await socket.get_message())["op"] != Op.INVALID_SESSION:
-                    await trio.sleep_forever()
+    while True:
+        await granted(queue, shard, confirm=confirm)
+        await trio.sleep(DELAYS[shard % KEYS][shard // KEYS])
+        gateway = httpx.URL(discord.gateway)
+        async with (
+            background() as nursery,
+            await trio.open_tcp_stream(gateway.host, gateway.port or 0) as stream,
+            await wrap_client_stream(nursery, stream, gateway.host, "/?v=10") as socket,
+        ):
+            await socket.get_message()
+            data = {"token": discord.token, "shard": [shard, SHARDS]}
+            await socket.send_message(json.dumps({"op": Op.IDENTIFY, "d": data}))
+            if confirm:
+                await confirmed(queue, shard)
+            if json.loads(await socket.get_message())["op"] != Op.INVALID_SESSION:
+                await trio.sleep_forever()
 
 
 def seconds_to_identify(discord: FakeDiscord) -> float:
@@ -98,47 +101,47 @@ def seconds_to_identify(discord: FakeDiscord) -> float:
 
 
 async def test_a_grant_to_be_confirmed_holds_its_bucket_until_then() -> None:
-    async with confirming() as (_, client):
-        await granted(client, 0, confirm=True)
-        await trio.sleep(0.3)
-        confirmed_at = await confirmed(client, 0)
-        later = await granted(client, 1) - confirmed_at
-        assert AFTER_CONFIRMATION - LAG < later < AFTER_CONFIRMATION + 0.2
+    async with confirming() as server:
+        await granted(server, 0, confirm=True)
+        async with waiting(server, 1) as other:
+            await trio.sleep(0.3)
+            said = await confirmed(server, 0)
+            await opens(server, other, 1, AFTER_CONFIRMATION, after=said)
 
 
 async def test_without_its_confirmation_it_does_so_twice_as_long() -> None:
-    async with confirming() as (_, client):
-        granted_at = await granted(client, 0, confirm=True)
-        later = await granted(client, 1) - granted_at
-        assert HOLD - LAG < later < HOLD + 0.2
+    async with confirming() as server:
+        first = await granted(server, 0, confirm=True)
+        async with waiting(server, 1) as other:
+            await opens(server, other, 1, HOLD, after=first)
 
 
 async def test_a_late_or_a_second_confirmation_only_ever_defers_the_next_grant() -> None:
-    async with confirming() as (_, client):
-        await granted(client, 0, confirm=True)
-        granted_at = await granted(client, 1, confirm=True)  # as nobody has confirmed
-        await confirmed(client, 0)
-        await confirmed(client, 0)
-        assert await granted(client, 2) - granted_at > HOLD - LAG
-        await trio.sleep(0.3)
-        for shard in (0, 1, 2):  # the last of them without having said that it would
-            confirmed_at = await confirmed(client, shard)
-        later = await granted(client, 3) - confirmed_at
-        assert AFTER_CONFIRMATION - LAG < later < AFTER_CONFIRMATION + 0.2
+    async with confirming() as server:
+        await granted(server, 0, confirm=True)
+        unconfirmed = await granted(server, 1, confirm=True)  # as nobody has confirmed
+        await confirmed(server, 0)
+        await confirmed(server, 0)
+        assert (await granted(server, 2)).began - unconfirmed.ended >= HOLD - EXACT
+        async with waiting(server, 3) as other:
+            await trio.sleep(0.3)
+            for shard in (0, 1, 2):  # the last of them without having said that it would
+                said = await confirmed(server, shard)
+            await opens(server, other, 3, AFTER_CONFIRMATION, after=said)
 
 
 async def test_a_confirmation_holds_up_no_other_bucket() -> None:
-    async with confirming(GATEWAY_QUEUE_MAX_CONCURRENCY=2) as (_, client):
-        await granted(client, 0, confirm=True)
-        granted_at = await granted(client, 1)
-        await confirmed(client, 0)
-        later = await granted(client, 3) - granted_at
-        assert INTERVAL - LAG < later < INTERVAL + 0.2
+    async with confirming(GATEWAY_QUEUE_MAX_CONCURRENCY=2) as server:
+        await granted(server, 0, confirm=True)
+        first = await granted(server, 1)
+        async with waiting(server, 3) as other:
+            await confirmed(server, 0)
+            await opens(server, other, 3, INTERVAL, after=first)
 
 
 async def test_what_is_not_granted_or_not_meant_is_not_confirmed() -> None:
-    async with confirming() as (_, client):
-        await granted(client, 1)
+    async with confirming() as server, httpx.AsyncClient(base_url=server.url) as client:
+        await granted(server, 1)
         for method, target, status, named in [
             ("POST", "/confirm?shard=0", 404, "shard 0"),
             ("POST", "/confirm", 400, "shard"),
@@ -157,41 +160,55 @@ async def test_what_is_not_granted_or_not_meant_is_not_confirmed() -> None:
 
 
 async def test_an_op_9_is_counted_and_logged() -> None:
-    async with confirming() as (server, client):
-        await granted(client, 7, confirm=True)
+    async with confirming() as server, httpx.AsyncClient(base_url=server.url) as client:
+        await granted(server, 7, confirm=True)
         assert await invalid_sessions(client) == 0
-        confirmed_at = await confirmed(client, 7, outcome="invalid_session")
+        said = await confirmed(server, 7, "&outcome=invalid_session")
         assert await invalid_sessions(client) == 1
         await server.logged("invalid_session_reported", level="warning", shard=7)
-        assert await granted(client, 7) - confirmed_at > AFTER_CONFIRMATION - LAG
+        assert (await granted(server, 7)).ended - said.began >= AFTER_CONFIRMATION - EXACT
 
 
-@asynccontextmanager
-async def confirming(**settings: object) -> AsyncIterator[tuple[Program, httpx.AsyncClient]]:
-    """Our server, and a client for it."""
-    async with (
-        running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL, **settings) as server,
-        client_of(server.url) as client,
-    ):
-        yield server, client
+def confirming(**settings: object) -> AbstractAsyncContextManager[Program]:
+    return running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL, **settings)
 
 
-def client_of(url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, timeout=None)  # noqa: S113
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The instants between which something happened at the server."""
+
+    began: float
+    ended: float
 
 
-async def granted(client: httpx.AsyncClient, shard: int, *, confirm: bool = False) -> float:
+async def granted(server: Program, shard: int, *, confirm: bool = False) -> Span:
+    """When this shard was: the answer is sent as it is granted."""
+    target = f"/?shard={shard}{'&confirm=true' if confirm else ''}"
+    answer = await answer_of(server, f"GET {target} HTTP/1.1", "Host: queue")
+    assert answer.is_grant
+    return Span(answer.at, answer.at)
+
+
+async def confirmed(server: Program, shard: int, outcome: str = "") -> Span:
     """When this shard was."""
-    answer = await client.get("/", params={"shard": shard} | ({"confirm": True} if confirm else {}))
-    assert answer.status_code == 200
-    return trio.current_time()
+    began = time.time()
+    target = f"/confirm?shard={shard}{outcome}"
+    async with connect(server) as client:
+        await client.send(f"POST {target} HTTP/1.1", "Host: queue", "Content-Length: 0")
+        answer = await client.answer(has_body=False)
+    assert answer.status == 204
+    return Span(began, answer.at)
 
 
-async def confirmed(client: httpx.AsyncClient, shard: int, **outcome: str) -> float:
-    """When this shard was."""
-    answer = await client.post("/confirm", params={"shard": shard, **outcome})
-    assert (answer.status_code, answer.content) == (204, b"")
-    return trio.current_time()
+async def opens(
+    server: Program, client: Client, shard: int, seconds: float, *, after: Span
+) -> None:
+    """Wait for this client's turn; fail unless its bucket opened so many seconds after that."""
+    answer = await client.answer()
+    assert answer.is_grant
+    assert answer.at - after.began >= seconds - EXACT
+    line = await server.logged("identify_granted", shard=shard)
+    assert opened_at(line) - after.ended < seconds + LOGGED_WITHIN
 
 
 async def invalid_sessions(client: httpx.AsyncClient) -> float:

@@ -11,6 +11,7 @@ import trio
 from background import background
 from crowd import granted
 from harness import Program, free_port, running, running_server
+from patience import PATIENCE
 from raw import GRANT
 
 PAGE = Path(__file__).parents[2] / "docs" / "clients" / "curl.md"
@@ -73,7 +74,7 @@ async def test_nothing_but_the_queues_own_words_is_a_permission() -> None:
         [listener] = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
         port = listener.socket.getsockname()[1]
         async with shell(f"http://127.0.0.1:{port}", "turn 0") as asking:
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 await all_answered.wait()
             assert asking.returncode is None
 

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 import trio
 from fake_discord import TOKEN, fake_discord
-from harness import DEFAULTS, PATIENCE, Program, free_port, running, running_server
+from harness import DEFAULTS, Program, free_port, running, running_server
 from pages import BLOCKS, ROOT, SECTIONS, Block, Step
+from patience import PATIENCE
 
 ADDRESS = "127.0.0.1:8000"  # as the pages have it
 SERVES = re.compile(r"(^|.* )\.venv/bin/gateway-queue|hypercorn .*")
@@ -229,7 +230,7 @@ async def ctrl_c(server: Program) -> None:
 async def follow(step: Step, folder: Path, settings: dict[str, object]) -> None:
     """Do it, and compare what is said with what the page shows."""
     async with running(*typed(step, folder, settings), **settings) as program:
-        code = await program.ended(within=6 * PATIENCE if step.text in IN_SHORT else PATIENCE)
+        code = await program.ended(within=2 * PATIENCE if step.text in IN_SHORT else PATIENCE)
     said = [line.rstrip() for line in program.lines]
     assert code == 0, f"{step.block.where}: {step.text!r} ended with {code}: {said}"
     if step.shown is not None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import trio
 from crowd import gone, granted, in_line
 from fake_discord import FakeDiscord, fake_discord
-from harness import PATIENCE, Program, free_port, running, running_server
-from shards import LAG
+from harness import Program, free_port, running, running_server
+from instants import LOGGED_WITHIN, logged_at, opened_at
+from patience import PATIENCE
 
 BOT = Path(__file__).parent / "bots" / "hikari_recipe_bot.py"
 
@@ -76,9 +77,11 @@ async def test_each_identify_has_a_turn_and_a_resume_needs_none() -> None:
         await both_ready(discord, 3)
 
         assert await granted(queue, {0, 1}, 3) == [0, 0, 1]
-        first, second = (identify.at for identify in discord.identifies[:2])
+        granted_lines = queue.logged_so_far("identify_granted")
+        first, second, _ = (line for line in granted_lines if line["shard"] in {0, 1})
         # Were the first not confirmed, the second would have to wait for 1 s.
-        assert AFTER_CONFIRMATION - LAG < second - first < 2 * INTERVAL - LAG
+        opened = opened_at(second) - logged_at(first)
+        assert AFTER_CONFIRMATION - LOGGED_WITHIN < opened < 2 * INTERVAL - LOGGED_WITHIN
 
 
 async def test_both_get_ready_though_the_server_is_killed() -> None:

@@ -7,17 +7,15 @@ from harness import DEFAULTS, free_port, running
 from hypercorn_command import APP, hypercorn, serving
 from raw import GRANT, connect, connect_http2, grant_of, waiting
 
-SOON = 2.0  # seconds; Python itself needs a part of one to end
-
 
 async def test_it_grants_and_ends() -> None:
-    async with serving(GATEWAY_QUEUE_INTERVAL=0.2) as server, connect(server) as idle:
+    grace = "--graceful-timeout", "300"  # seconds, which no test waits for
+    async with serving(*grace, GATEWAY_QUEUE_INTERVAL=0.2) as server, connect(server) as idle:
         await grant_of(server, 1)
         await grant_of(server, 2)
         await idle.send("GET /healthz HTTP/1.1", "Host: queue")
         assert (await idle.answer()).status == 200
-        server.process.terminate()
-        assert await server.ended(within=SOON) == 0
+        assert await server.stop() == 0
 
 
 async def test_who_waits_is_granted_in_turn_within_the_grace_and_then_let_go() -> None:

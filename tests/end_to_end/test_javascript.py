@@ -18,6 +18,7 @@ import trio
 from background import background
 from fake_discord import FakeDiscord, fake_discord
 from harness import Program, free_port, running, running_server
+from patience import PATIENCE
 from raw import GRANT
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "discord.js"
@@ -32,7 +33,6 @@ UNREACHABLE = r"\b(E(NOTFOUND|AI_AGAIN|CONN\w+|HOSTUNREACH|NETUNREACH)|\w*TIMEDO
 
 SHARDS = 4
 KEY = "sesame-9f2c"
-PATIENCE = 40.0
 
 # With this interval a bucket opens 1.06 s after a confirmation. What a busy machine may add to the
 # jitter is the rest.

@@ -20,6 +20,7 @@ import pytest
 import trio
 from fake_discord import fake_discord
 from harness import Program, free_port, running, running_server
+from patience import PATIENCE
 from raw import answer_of, grant_of, waiting
 from shards import shards
 
@@ -36,7 +37,6 @@ with_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason="Prometheus is n
 Alert = tuple[str, str, str]  # where, which, and whether it is pending or firing
 
 LONG = 60.0  # seconds of an interval whose end no test waits for
-SOON = 20.0  # seconds; Prometheus reads and thinks once a second
 
 
 # The files
@@ -163,7 +163,7 @@ async def prometheus(folder: Path, *addresses: str) -> AsyncIterator[Prometheus]
 
 async def soon(holds: Callable[[], Awaitable[bool]]) -> bool:
     """Whether this comes to hold before long."""
-    with trio.move_on_after(SOON):
+    with trio.move_on_after(PATIENCE):
         while not await holds():  # noqa: ASYNC110 - another process has no Event
             await trio.sleep(0.1)
         return True

@@ -12,6 +12,7 @@ import jsonschema_rs
 import pytest
 from fake_discord import fake_discord
 from harness import running, running_server
+from patience import PATIENCE
 from raw import grant_of, waiting
 
 from gateway_queue import __version__
@@ -107,7 +108,7 @@ async def test_schemathesis_finds_nothing() -> None:
             *SCHEMATHESIS, f"{server.url}/openapi.json", SCHEMATHESIS_HOOKS=HOOKS
         ) as schemathesis,
     ):
-        assert await schemathesis.ended(within=60) == 0
+        assert await schemathesis.ended(within=3 * PATIENCE) == 0
 
 
 async def test_schemathesis_finds_nothing_with_a_key_and_a_token(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ async def test_schemathesis_finds_nothing_with_a_key_and_a_token(tmp_path: Path)
             *("--header", f"Authorization: Bearer {KEY}"),
             SCHEMATHESIS_HOOKS=HOOKS,
         ) as schemathesis:
-            assert await schemathesis.ended(within=60) == 0
+            assert await schemathesis.ended(within=3 * PATIENCE) == 0
 
 
 @pytest.mark.parametrize(

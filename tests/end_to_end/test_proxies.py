@@ -1,5 +1,6 @@
 """The configurations of docs/proxies.md, with whichever of these proxies is installed."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 import trio
 from background import background
 from harness import running_server
+from patience import PATIENCE
 from proxies import CADDY, ENVOY, HAPROXY, NGINX, proxy, snippet
-from raw import AT_ONCE
+from raw import left_at_once
 from shards import GRANT
 
 HEADINGS = {
@@ -22,9 +24,8 @@ HEADINGS = {
 }
 ANSWERS_BY_ITSELF = {"Envoy, HTTP": 503}
 
-SOON = 10.0  # seconds; HAProxy tries for three of them
 LONG = 60  # seconds of an interval whose end no test waits for
-PATIENCE = 310  # seconds; the longest that any of them has unless told otherwise is 300
+LONGER = 310  # seconds; the longest that any of them has unless told otherwise is 300
 
 each_proxy = pytest.mark.parametrize(
     "heading",
@@ -84,7 +85,8 @@ async def test_whoever_leaves_is_seen_at_once(heading: str, tmp_path: Path) -> N
         async with background() as nursery:
             nursery.start_soon(client.get, "/?shard=1")
             await server.logged("identify_queued", shard=1)
-        await server.logged("identify_left", shard=1, within=AT_ONCE)
+            since = time.time()
+        await left_at_once(server, 1, since=since)
 
 
 @each_proxy
@@ -104,8 +106,8 @@ async def test_while_the_server_is_away_nobody_is_answered(heading: str, tmp_pat
             nursery.start_soon(ask, 1)
             await server.logged("identify_queued", shard=1)
             await server.kill()
-            nursery.cancel_scope.deadline = trio.current_time() + SOON
-        with trio.move_on_after(SOON):
+            nursery.cancel_scope.deadline = trio.current_time() + PATIENCE
+        with trio.move_on_after(PATIENCE):
             await ask(2)
     assert outcomes == 2 * [ANSWERS_BY_ITSELF.get(heading)]
 
@@ -113,7 +115,7 @@ async def test_while_the_server_is_away_nobody_is_answered(heading: str, tmp_pat
 @pytest.mark.slow
 async def test_requests_are_held_for_longer_than_proxies_like(tmp_path: Path) -> None:
     headings = [heading for heading, kind in HEADINGS.items() if kind.path is not None]
-    settings = {"GATEWAY_QUEUE_INTERVAL": PATIENCE, "GATEWAY_QUEUE_MAX_CONCURRENCY": len(headings)}
+    settings = {"GATEWAY_QUEUE_INTERVAL": LONGER, "GATEWAY_QUEUE_MAX_CONCURRENCY": len(headings)}
     async with running_server(**settings) as server, AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(through(heading, server.url, tmp_path))
@@ -123,7 +125,7 @@ async def test_requests_are_held_for_longer_than_proxies_like(tmp_path: Path) ->
         async def ask(shard: int) -> None:
             answer = await clients[shard].get("/", params={"shard": shard})
             assert (answer.status_code, answer.json()) == (200, GRANT), headings[shard]
-            assert answer.elapsed.total_seconds() > PATIENCE - 10
+            assert answer.elapsed.total_seconds() > LONGER - 10
 
         async with trio.open_nursery() as nursery:
             for shard in range(len(clients)):

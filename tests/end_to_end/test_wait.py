@@ -1,6 +1,6 @@
 """``wait``: for clients that poll, since something between them and the queue gives up early.
 
-Times are a twentieth of what they are in production: there a client asks with ``wait=20``, a
+Times are a fifth of what they are in production: there a client asks with ``wait=20``, a
 proxy gives up after 30 s, and a bucket grants every 5.5 s.
 """
 
@@ -8,15 +8,14 @@ import json
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import trio
 from harness import Program, running, running_server
+from instants import LOGGED_WITHIN, dial, logged_at, opened_at
 from proxies import NGINX, proxy
-from raw import AT_ONCE, connect, connect_http2, grant_of, waiting
-from shards import GRANT
+from raw import AT_ONCE, Answer, Client, connect, connect_http2, grant_of, waiting
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -32,10 +31,10 @@ WRONG = [
     "confirm=true&confirm=true",
 ]
 
-WAIT = 1.0
-PROXY_GIVES_UP_AFTER = 1.5
-INTERVAL = 0.4
-LONG = 60.0  # seconds of an interval whose end no test waits for
+WAIT = 4.0
+PROXY_GIVES_UP_AFTER = 6.0
+INTERVAL = 1.6
+LONG = 300.0  # seconds of an interval whose end no test waits for
 
 with_nginx = pytest.mark.skipif(NGINX.path is None, reason="nginx is not installed")
 IMPATIENT_NGINX = f"""
@@ -49,21 +48,19 @@ IMPATIENT_NGINX = f"""
 """
 
 
-Refusal = tuple[float, dict[str, Any]]  # when it came, and what it said
-
-
-async def poll(client: httpx.AsyncClient, shard: int, wait: float) -> tuple[float, list[Refusal]]:
-    """Ask until granted; when that was, and what was said before."""
-    refusals: list[Refusal] = []
+async def poll(client: Client, shard: int, wait: float) -> list[Answer]:
+    """Ask until granted; what was answered before."""
+    refusals: list[Answer] = []
     while True:
-        answer = await client.get("/", params={"shard": shard, "wait": wait})
-        if answer.status_code == 200:
-            assert answer.json() == GRANT
-            return trio.current_time(), refusals
-        assert answer.status_code == 202
+        await client.send(f"GET /?shard={shard}&wait={wait} HTTP/1.1", "Host: queue")
+        answer = await client.answer()
+        if answer.status == 200:
+            assert answer.is_grant
+            return refusals
+        assert answer.status == 202
         assert answer.headers["content-type"] == "application/json"
         assert (answer.headers["retry-after"], answer.headers["x-retry-after-ms"]) == ("0", "1")
-        refusals.append((trio.current_time(), answer.json()))
+        refusals.append(answer)
 
 
 def client_of(url: str) -> httpx.AsyncClient:
@@ -78,40 +75,35 @@ async def test_through_a_proxy_a_client_that_polls_gets_in_when_one_that_holds_w
     tmp_path: Path,
 ) -> None:
     """Even shards hold directly, odd ones poll through nginx: two buckets with equal starts."""
-    granted_at: dict[int, float] = {}
-    polls: dict[int, int] = {}
+    polls: list[int] = []
 
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL, GATEWAY_QUEUE_MAX_CONCURRENCY=2) as server,
         proxy(NGINX, IMPATIENT_NGINX, server.url, tmp_path) as proxy_url,
-        client_of(proxy_url) as client,
     ):
 
-        async def hold(shard: int) -> None:
-            await grant_of(server, shard)
-            granted_at[shard] = trio.current_time()
-
         async def ask_again_and_again(shard: int) -> None:
-            granted_at[shard], refusals = await poll(client, shard, WAIT)
-            polls[shard] = len(refusals) + 1
+            async with await dial(proxy_url) as transport:
+                polls.append(len(await poll(Client(transport), shard, WAIT)) + 1)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(hold, 0)
-            nursery.start_soon(hold, 1)
-        # From here on both buckets open every 0.4 s. Who asks 0.1 s after an opening, and again
-        # each second, is never away when its turn comes; see ``test_seats`` for those who are.
+            nursery.start_soon(grant_of, server, 0)
+            nursery.start_soon(grant_of, server, 1)
+        # From here on both buckets open every 1.6 s. Who asks 0.4 s after an opening, and again
+        # each 4 s, is never away when its turn comes; see ``test_seats`` for those who are.
         await trio.sleep(INTERVAL / 4)
-        with trio.fail_after(20):
-            async with trio.open_nursery() as nursery:
-                for shard in range(2, 22, 2):
-                    nursery.start_soon(hold, shard)
-                    await server.logged("identify_queued", shard=shard)
-                    nursery.start_soon(ask_again_and_again, shard + 1)
-                    await server.logged("identify_queued", shard=shard + 1)
+        async with trio.open_nursery() as nursery:
+            for shard in range(2, 14, 2):
+                nursery.start_soon(grant_of, server, shard)
+                await server.logged("identify_queued", shard=shard)
+                nursery.start_soon(ask_again_and_again, shard + 1)
+                await server.logged("identify_queued", shard=shard + 1)
+        granted = await server.logged_times(14, "identify_granted")
 
-    apart = [granted_at[shard + 1] - granted_at[shard] for shard in range(2, 22, 2)]
-    assert max(map(abs, apart)) < 0.1, apart
-    assert max(polls.values()) > 3
+    granted_at = {line["shard"]: logged_at(line) for line in granted}
+    apart = [granted_at[shard + 1] - granted_at[shard] for shard in range(2, 14, 2)]
+    assert max(map(abs, apart)) < LOGGED_WITHIN, apart
+    assert max(polls) > 2
 
 
 @with_nginx
@@ -124,10 +116,9 @@ async def test_through_that_proxy_a_client_that_holds_is_told_of_a_time_out(tmp_
     ):
         answer = await client.get("/?shard=0")
         assert answer.status_code == 504
-        assert answer.elapsed.total_seconds() == pytest.approx(PROXY_GIVES_UP_AFTER, abs=0.5)
-        await server.logged("identify_left", shard=0)
-        with trio.fail_after(PROXY_GIVES_UP_AFTER):
-            told = await client.get(f"/?shard=0&wait={WAIT}")
+        left = await server.logged("identify_left", shard=0)
+        assert left["waited"] == pytest.approx(PROXY_GIVES_UP_AFTER, abs=0.5)
+        told = await client.get(f"/?shard=0&wait={WAIT}")
         assert (told.status_code, told.json()["position"]) == (202, 1)
 
 
@@ -137,19 +128,22 @@ async def test_through_that_proxy_a_client_that_holds_is_told_of_a_time_out(tmp_
 async def test_who_is_put_off_is_told_its_place_and_when_to_expect_its_turn() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server,
-        client_of(server.url) as client,
+        connect(server) as client,
         AsyncExitStack() as clients,
     ):
         for shard in range(3):
             await clients.enter_async_context(waiting(server, shard))
-        granted_at, refusals = await poll(client, 3, wait=0.13)
+        refusals = await poll(client, 3, wait=0.37)
+        granted = await server.logged("identify_granted", shard=3)
 
-    positions = [told["position"] for _, told in refusals]
+    tells = [json.loads(answer.body) for answer in refusals]
+    positions = [told["position"] for told in tells]
     assert {*positions} == {1, 2, 3, 4}
     assert positions == sorted(positions, reverse=True)
-    assert {told["reason"] for _, told in refusals} == {"interval"}
-    errors = [at + told["expected_in"] - granted_at for at, told in refusals]
-    assert max(map(abs, errors)) < 0.1, errors
+    assert {told["reason"] for told in tells} == {"interval"}
+    expected_at = [a.at + told["expected_in"] for a, told in zip(refusals, tells, strict=True)]
+    errors = [at - opened_at(granted) for at in expected_at]
+    assert max(map(abs, errors)) < LOGGED_WITHIN, errors
 
 
 async def test_at_the_end_who_may_be_put_off_is_told_at_once_and_the_others_are_not() -> None:
@@ -161,8 +155,9 @@ async def test_at_the_end_who_may_be_put_off_is_told_at_once_and_the_others_are_
         await patient.send("GET /?shard=1&wait=3600 HTTP/1.1", "Host: queue")
         await server.logged("identify_queued", shard=1)
         server.process.terminate()
-        with trio.fail_after(AT_ONCE):
-            answer = await patient.answer()
+        answer = await patient.answer()
+        ending = await server.logged("ending")
+        assert answer.at - logged_at(ending) < AT_ONCE
         assert answer.status == 202
         assert json.loads(answer.body)["reason"] == "ending"
         assert (answer.headers["retry-after"], answer.headers["x-retry-after-ms"]) == ("0", "1")
@@ -197,9 +192,11 @@ async def test_a_client_that_does_not_take_its_refusal_holds_up_nobody() -> None
     ):
         await stuck.answer_begun(await stuck.ask("/?shard=0&wait=0.1"))
         await other.ask(1)
-        with trio.fail_after(INTERVAL + AT_ONCE):
-            assert (await other.answer()).is_grant
-        await server.logged("identify_granted", shard=1)
+        assert (await other.answer()).is_grant
+        granted = await server.logged("identify_granted", shard=1)
+        listening = await server.logged("listening")
+        # The first grant comes after two intervals.
+        assert logged_at(granted) - logged_at(listening) < 2 * INTERVAL + AT_ONCE
         assert not server.logged_so_far("identify_granted", shard=0)
 
 
@@ -215,6 +212,7 @@ async def test_what_cannot_be_meant_is_refused() -> None:
     assert not server.logged_so_far("identify_queued")
 
 
+@pytest.mark.alone
 async def test_a_client_that_asks_a_thousand_times_a_second_costs_others_nothing() -> None:
     crowd = range(60)
     async with (
