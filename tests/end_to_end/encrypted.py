@@ -2,11 +2,12 @@
 
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import raw
 import trio
 import trustme
 from harness import Program
@@ -49,14 +50,16 @@ class Identity:
         return context
 
 
+async def encrypt(transport: StampedStream, context: ssl.SSLContext) -> Stream:
+    stream = trio.SSLStream(transport, context, server_hostname="127.0.0.1", https_compatible=True)
+    await stream.do_handshake()
+    return stream
+
+
 @asynccontextmanager
 async def tls(server: Program, context: ssl.SSLContext) -> AsyncIterator[Stream]:
     async with await dial(server.url) as transport:
-        stream = trio.SSLStream(
-            transport, context, server_hostname="127.0.0.1", https_compatible=True
-        )
-        await stream.do_handshake()
-        yield stream
+        yield await encrypt(transport, context)
 
 
 @asynccontextmanager
@@ -75,3 +78,19 @@ async def connect_http2(
         client.protocol.initiate_connection()
         await client.flush()
         yield client
+
+
+def connected(server: Program, identity: Identity) -> AbstractAsyncContextManager[Client]:
+    """A client that speaks TLS if the server does."""
+    return connect(server, identity) if _speaks_tls(server) else raw.connect(server)
+
+
+def connected_http2(
+    server: Program, identity: Identity
+) -> AbstractAsyncContextManager[HTTP2Client]:
+    """The same, with HTTP/2."""
+    return connect_http2(server, identity) if _speaks_tls(server) else raw.connect_http2(server)
+
+
+def _speaks_tls(server: Program) -> bool:
+    return server.url.startswith("https:")

@@ -4,10 +4,8 @@ import re
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 
-import encrypted
 import pytest
-import raw
-from encrypted import Identity
+from encrypted import Identity, connected
 from harness import Program
 from hypercorn_command import serving
 from raw import Answer, Client, connect, grant_of, tampered_server
@@ -53,13 +51,6 @@ MAY_DIFFER_IN_202 = re.compile(rb'(?<=content-length: )\d+|(?<="expected_in": )[
 @pytest.fixture(scope="module")
 def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
     return Identity.new(tmp_path_factory.mktemp("identity"))
-
-
-def connected(server: Program, identity: Identity) -> AbstractAsyncContextManager[Client]:
-    """A client that speaks TLS if the server does."""
-    if server.url.startswith("https:"):
-        return encrypted.connect(server, identity)
-    return raw.connect(server)
 
 
 @pytest.mark.parametrize(

@@ -107,14 +107,16 @@ class PlainWire:
         Raises TooSlowError for a client that takes nothing for SEND_SECONDS.
         """
         while data := data[self.send_now(data) :]:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_SECONDS):
+            await self._until_it_takes_more()
+
+    async def _until_it_takes_more(self) -> None:
+        for _ in range(PARTS):
+            deadline = trio.current_time() + SEND_SECONDS / PARTS
+            with trio.CancelScope(shield=True, deadline=deadline):
                 with suppress(trio.ClosedResourceError):
                     await trio.lowlevel.wait_writable(self._socket.fileno())
-                continue
-            # If this process stood still, not the client, then the socket takes more by now.
-            if not self.send_now(data[:1]):
-                raise trio.TooSlowError
-            data = data[1:]
+                return
+        raise trio.TooSlowError
 
     def read_with(self, reader: Reader) -> None:
         """Have this Reader read for it from now on."""

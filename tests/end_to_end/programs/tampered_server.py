@@ -5,10 +5,17 @@ The other arguments are the server's.
 
 import gc
 import json
+import os
+import signal
 import socket
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from inspect import iscoroutinefunction
+from pkgutil import resolve_name
 from typing import Any
 from unittest.mock import patch
 
@@ -20,6 +27,7 @@ from gateway_queue.http import app, connection, head, stack, wire
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.line import Line
 from gateway_queue.queue.rules.pace import Pace
+from gateway_queue.queue.starts import Starts
 
 SABOTAGE = RuntimeError("sabotage")
 
@@ -81,6 +89,78 @@ def loop_stalls_in_first_grant() -> None:
             time.sleep(stalls.pop())
 
     patch.object(Pace, "grant", stall).start()
+
+
+def stops_itself() -> None:
+    """At a step of each grant, as by SIGSTOP; somebody else is to let it go on.
+
+    STOPS says when, for one grant after the other, with commas between:
+    ``after gateway_queue.http.wire:PlainWire.send 2`` is after the second call of this.
+    """
+    stops = [tuple(stop.split()) for stop in os.environ["STOPS"].split(",")]
+    awaited: list[tuple[str, ...]] = []
+    calls: Counter[str] = Counter()
+    spend = Starts.spend
+
+    def next_grant(*about: Any, **more: Any) -> int | None:
+        awaited[:] = [stops.pop(0)] if stops else []
+        calls.clear()
+        return spend(*about, **more)
+
+    def stop_if_awaited(*stop: str) -> None:
+        if stop in awaited:
+            awaited.clear()
+            say("stopping")
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def watch(step: str) -> None:
+        function = resolve_name(step)
+
+        @contextmanager
+        def calling() -> Iterator[None]:
+            calls[step] += 1
+            number = str(calls[step])
+            stop_if_awaited("before", step, number)
+            yield
+            stop_if_awaited("after", step, number)
+
+        def call(*about: Any, **more: Any) -> Any:
+            with calling():
+                return function(*about, **more)
+
+        async def call_async(*about: Any, **more: Any) -> Any:
+            with calling():
+                return await function(*about, **more)
+
+        owner, _, name = step.rpartition(".")
+        instead = call_async if iscoroutinefunction(function) else call
+        patch.object(resolve_name(owner), name, instead).start()
+
+    patch.object(Starts, "spend", next_grant).start()
+    for step in {step for _, step, _ in stops}:
+        watch(step)
+
+
+def sockets_take_little() -> None:
+    """Ten bytes at once."""
+    send_now = wire.PlainWire.send_now
+
+    def send_little(to: wire.PlainWire, data: bytes) -> int:
+        return send_now(to, data[:10])
+
+    patch.object(wire.PlainWire, "send_now", send_little).start()
+
+
+def sockets_have_small_buffers() -> None:
+    """As small as the system lets them be; accepted sockets inherit this."""
+    listen = server._listen  # noqa: SLF001
+
+    def listen_with_small_buffer(*where: Any) -> socket.socket:
+        listening = listen(*where)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        return listening
+
+    patch.object(server, "_listen", listen_with_small_buffer).start()
 
 
 def answers_must_be_taken_soon() -> None:
