@@ -17,7 +17,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "gateway_queue"
 FLOORS = [
     {"queue/rules"},
     {"queue"},
-    {"keeper", "watch", "discord.py", "settings.py", "log.py", "no_proxy.py"},
+    {"log.py"},
+    {"keeper", "watch", "discord.py", "settings.py", "no_proxy.py"},
     {"bot.py"},
     {"http"},
     {"server.py"},

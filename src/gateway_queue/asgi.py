@@ -74,4 +74,5 @@ async def _run_core(settings: Settings, *, task_status: trio.TaskStatus[Bot]) ->
     except Exception as error:
         # Anything else that is raised here Hypercorn logs, and goes on serving.
         structlog.get_logger().exception("core_crashed")
+        log.writer.flush()
         raise LifespanFailureError("running", str(error)) from error

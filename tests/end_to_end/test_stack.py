@@ -1,5 +1,6 @@
 """The whole server behind its socket: drop-in for every client, and hard to break."""
 
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 
@@ -267,9 +268,10 @@ async def test_a_crash_of_the_core_ends_the_process_and_grants_nobody(
         assert await server.ended() == 1
         assert await one.rest() == b""
         assert await other.rest() == b""
-        text = "\n".join(server.lines)
-        assert "Traceback" in text
-        assert "RuntimeError: sabotage" in text
+        last = json.loads(server.lines[-1])
+        assert last["event"] == "core_crashed"
+        assert "Traceback" in last["exception"]
+        assert "RuntimeError: sabotage" in last["exception"]
 
 
 async def test_a_failing_handler_answers_nothing_and_the_server_goes_on() -> None:

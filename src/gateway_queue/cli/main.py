@@ -1,8 +1,10 @@
 """The ``gateway-queue`` command. By itself it serves."""
 
+import sys
 from collections.abc import Callable
 
 import click
+import structlog
 import trio
 
 from gateway_queue import __version__, log
@@ -83,9 +85,15 @@ def _serve(settings: Settings) -> None:
     try:
         trio.run(serve, settings)
     except* TokenRefusedError as group:
+        log.writer.flush()
         fail(group, EXIT_TOKEN_REFUSED, "check DISCORD_TOKEN")
     except* (CannotAskError, CannotListenError, JournalError) as group:
+        log.writer.flush()
         fail(group, 1)
+    except* Exception as group:  # noqa: BLE001 - whatever it was, the process ends
+        # By the log: Python itself would wait for a reader that has stopped.
+        structlog.get_logger().error("core_crashed", exc_info=group)
+        sys.exit(1)
 
 
 main.add_command(status)

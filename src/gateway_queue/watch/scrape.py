@@ -1,4 +1,4 @@
-"""The text of ``/metrics``: what was counted, and how the queue stands at this moment.
+"""The text of ``/metrics``: what was counted, and how things stand at this moment.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -8,10 +8,10 @@ from itertools import chain
 
 import trio
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway_queue import __version__
+from gateway_queue import __version__, log
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.allowance import ReadAllowance
 from gateway_queue.watch.metrics import Metrics
@@ -20,7 +20,7 @@ from gateway_queue.watch.metrics import Metrics
 async def page(queue: Queue, metrics: Metrics) -> bytes:
     """The body of ``/metrics``, made in slices so that no grant waits for all of it."""
     text = b""
-    for family in chain(metrics.registry.collect(), _gauges(queue)):
+    for family in chain(metrics.registry.collect(), _now(queue)):
         slice_ = CollectorRegistry()
         slice_.register(_One(family))
         text += generate_latest(slice_)
@@ -36,7 +36,7 @@ class _One(Collector):
         yield self._family
 
 
-def _gauges(queue: Queue) -> Iterator[Metric]:
+def _now(queue: Queue) -> Iterator[Metric]:
     now = trio.current_time()
     starts, allowance = queue.starts, queue.starts.allowance
     waiting = GaugeMetricFamily(
@@ -78,6 +78,11 @@ def _gauges(queue: Queue) -> Iterator[Metric]:
             "Seconds since Discord was asked for the limits that are in use.",
             now - allowance.sent_at if isinstance(allowance, ReadAllowance) else 0,
         )
+    yield CounterMetricFamily(
+        "gateway_queue_log_lines_dropped",
+        "Log lines that nobody read in time, or that could not be written.",
+        value=log.writer.dropped,
+    )
     info = GaugeMetricFamily(
         "gateway_queue_build_info", "Always 1; which build this is.", labels=["version"]
     )

@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 import trio
 
-from gateway_queue import discord, server
+from gateway_queue import discord, log, server
 from gateway_queue.cli.main import main
 from gateway_queue.http import app, connection, head, stack, wire
 from gateway_queue.queue.queue import Queue
@@ -185,12 +185,16 @@ def keep_alive_is_refused() -> None:
     patch.object(trio.SocketStream, "setsockopt", refuse).start()
 
 
+def log_holds_few_lines() -> None:
+    patch.object(log, "MOST_LINES", 100).start()
+
+
 def has_no_thread_at_first() -> None:
     """As where the system allows no more of them, until another program ends."""
     start, refusals = threading.Thread.start, [RuntimeError("can't start new thread")]
 
     def refuse(thread: threading.Thread) -> None:
-        if refusals:
+        if refusals and thread.name != "log":
             raise refusals.pop()
         start(thread)
 
