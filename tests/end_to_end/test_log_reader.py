@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from harness import DEFAULTS, PATIENCE, SERVER, free_port
-from raw import PROGRAMS
+from harness import DEFAULTS, SERVER, TAMPERED_SERVER, free_port
+from patience import PATIENCE
 from shards import shards
 
 from gateway_queue.log import FLUSH_SECONDS
@@ -27,7 +27,7 @@ HYPERCORN = sys.executable, "-m", "hypercorn", "--worker-class", "trio", "gatewa
 
 
 def tampered(tampering: str) -> tuple[str, ...]:
-    return sys.executable, str(PROGRAMS / "tampered_server.py"), tampering
+    return *TAMPERED_SERVER, tampering
 
 
 @dataclass
