@@ -29,6 +29,7 @@ SERVES = re.compile(r"(^|.* )\.venv/bin/gateway-queue|hypercorn .*")
 # How the commands begin that are run here.
 HERE = (
     ".venv/bin/gateway-queue",
+    ".venv/bin/python bench/logging_cost.py",
     ".venv/bin/python bench/waiting.py",
     'DISCORD_TOKEN="$(cat token.txt)" .venv/bin/gateway-queue',
     "curl ",
@@ -91,6 +92,7 @@ BEGINNINGS = {
 # Options with which a command takes seconds instead of minutes.
 SMALL = "--clients 100 --buckets 2 --interval 0.2 --seconds 0.5 --openings 2"
 IN_SHORT = {
+    ".venv/bin/python bench/logging_cost.py": "--runs 1",
     ".venv/bin/python bench/waiting.py": SMALL,
     ".venv/bin/python bench/waiting.py --against other/bin/python": SMALL,
 }
