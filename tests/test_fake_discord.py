@@ -12,14 +12,15 @@ import pytest
 import trio
 from background import background
 from fake_discord import TOKEN, Breach, FakeDiscord, Op, fake_discord
+from patience import PATIENCE
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
-WINDOW = 0.3
+WINDOW = 1.0
 
 
 @pytest.fixture
 async def discord() -> AsyncIterator[FakeDiscord]:
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with fake_discord(window=WINDOW, shards=4) as discord:
             yield discord
 

@@ -2,12 +2,16 @@
 
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from typing import Any
 
-import httpx
 import trio
 from background import background
 from harness import Program
+from instants import logged_at
 from shards import shards
+
+AT_ONCE = 2.0  # seconds; for what a bot does at once
+WAITS = {"identify_queued", "identify_returned"}
 
 
 def grants(queue: Program, of: Collection[int]) -> list[int]:
@@ -22,15 +26,27 @@ async def granted(queue: Program, of: Collection[int], number: int) -> list[int]
     return grants(queue, of)
 
 
-async def gone(queue: Program, ids: Collection[int], *, within: float) -> None:
-    """Wait until none of these shards is seen waiting."""
-    async with httpx.AsyncClient() as client:
-        with trio.fail_after(within):
-            while True:
-                pages = [await client.get(f"{queue.url}/status/shards/{id_}") for id_ in ids]
-                if not any(page.json().get("state") == "waiting" for page in pages):
-                    return
-                await trio.sleep(0.01)
+async def gone(
+    queue: Program, ids: Collection[int], *, since: float, within: float = AT_ONCE
+) -> None:
+    """Wait until none of these shards waits; fail if the last of them left later than that.
+
+    Their clients have ended: one that asks again and again is away now and then.
+    """
+
+    def latest() -> list[dict[str, Any]]:
+        of_shards = {
+            line["shard"]: line
+            for line in queue.log
+            if line["event"].startswith("identify_") and line["shard"] in ids
+        }
+        return list(of_shards.values())
+
+    def nobody_waits() -> bool:
+        return not any(line["event"] in WAITS for line in latest())
+
+    await queue.until(nobody_waits, "end of waiting")
+    assert max(map(logged_at, latest())) - since < within
 
 
 @asynccontextmanager

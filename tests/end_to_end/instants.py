@@ -21,6 +21,9 @@ EXACT = 0.005
 # A line is written a moment after what it tells of, if the system lets nobody else run between.
 LOGGED_WITHIN = 0.1
 
+# The kernel counts the time since the end of a connection in ticks of its timer.
+ENDED_WITHIN = 0.02
+
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h; Python does not name it
 TIMESPEC = struct.Struct("@ll")
 LAST_ACK_RECV = 56  # where struct tcp_info has it (linux/tcp.h)

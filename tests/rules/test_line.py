@@ -362,20 +362,20 @@ def test_100_000_absent_seats_cost_little(line: Line[Client]) -> None:
         line.leave(client, now=0.0)
     full, _ = tracemalloc.get_traced_memory()
 
-    began_at = time.perf_counter()
+    began_at = time.thread_time()
     for shard in range(100_000, 101_000):
         client = Client(shard)
         line.arrive(client, 0.0)
         line.forget(now=1.0)
         assert line.next(0.0) is client
         line.grant(client)
-    assert time.perf_counter() - began_at < 1
+    assert time.thread_time() - began_at < 1
 
     slowest = 0.0
     while line.forgets_at < math.inf:
-        began_at = time.perf_counter()
+        began_at = time.thread_time()
         line.forget(now=SEAT_TTL)
-        slowest = max(slowest, time.perf_counter() - began_at)
+        slowest = max(slowest, time.thread_time() - began_at)
     assert slowest < 0.1
 
     left, _ = tracemalloc.get_traced_memory()
