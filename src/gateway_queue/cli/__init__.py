@@ -5,3 +5,5 @@
 ``wait.py``    waits for a shard's turn
 ``common.py``  what they share
 """
+
+COMMANDS = frozenset({"status", "wait"})  # each in its module

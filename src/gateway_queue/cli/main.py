@@ -2,15 +2,16 @@
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from typing import cast
 
 import click
 import structlog
 import trio
 
 from gateway_queue import __version__, log
+from gateway_queue.cli import COMMANDS
 from gateway_queue.cli.common import fail, settings_of
-from gateway_queue.cli.status import status
-from gateway_queue.cli.wait import wait
 from gateway_queue.discord import CannotAskError, TokenRefusedError
 from gateway_queue.queue.journal import JournalError
 from gateway_queue.settings import Setting, Settings, describe
@@ -20,7 +21,19 @@ EXIT_TOKEN_REFUSED = 78
 
 
 class Commands(click.Group):
-    """The settings are options of all commands, and its help has room for them."""
+    """The settings are options of all commands, and its help has room for them.
+
+    A command is loaded when it is asked for: the server does not need them.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"gateway_queue.cli.{cmd_name}")
+        return cast("click.Command", getattr(module, cmd_name))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_commands(ctx, formatter)
@@ -94,7 +107,3 @@ def _serve(settings: Settings) -> None:
         # By the log: Python itself would wait for a reader that has stopped.
         structlog.get_logger().error("core_crashed", exc_info=group)
         sys.exit(1)
-
-
-main.add_command(status)
-main.add_command(wait)
