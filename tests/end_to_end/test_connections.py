@@ -2,6 +2,8 @@
 
 import resource
 import signal
+import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -28,6 +30,7 @@ from gateway_queue.http.stack import IDLE_SECONDS as SERVERS_IDLE_SECONDS
 pytestmark = pytest.mark.usefixtures("way")
 
 ONE = "Host: queue"
+CROWD_SECONDS = 30  # which thousands may need to be let in and out, on a busy machine
 GOES_ON = 60  # seconds of an interval in which nothing is granted
 
 PAGES = ["/?shard=1", "/?shard=nonsense", "/healthz", "/favicon.ico"]
@@ -256,6 +259,39 @@ async def test_thousands_can_knock_at_once() -> None:
         server.process.send_signal(signal.SIGCONT)
         await last.send("GET /healthz HTTP/1.1", ONE)
         assert (await last.answer()).status == 200
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's list of files")
+async def test_a_crowd_that_came_and_left_while_the_server_was_stopped_costs_nothing() -> None:
+    allow_open_files()
+    number = min(3_000, longest_queue())
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=3) as server,  # the first grant is after 6 s
+        waiting(server, 0) as client,
+    ):
+        files = open_files(server)
+        server.process.send_signal(signal.SIGSTOP)
+        crowd = [
+            socket.create_connection(client.transport.socket.getpeername()) for _ in range(number)
+        ]
+        for shard, one in enumerate(crowd, start=1):
+            head = f"GET /?shard={shard} HTTP/1.1\r\nHost: queue\r\n\r\n".encode()
+            one.sendall((head, head[:20], b"", head)[shard % 4])
+            if shard % 4 == 3:  # leaves with an RST
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            one.close()
+        server.process.send_signal(signal.SIGCONT)
+        answer = await client.answer()
+        with trio.fail_after(CROWD_SECONDS):
+            while open_files(server) > files:  # noqa: ASYNC110 (the system tells nobody)
+                await trio.sleep(0.05)
+        await grant_of(server, number + 1)
+        await server.logged("identify_granted", shard=number + 1)
+        granted = server.logged_so_far("identify_granted")
+    assert answer.is_grant
+    assert [line["shard"] for line in granted] == [0, number + 1]
+    assert max(line["late"] for line in granted) < 0.5
+    assert not server.logged_so_far("connection_failed")
 
 
 async def test_hundreds_can_wait_on_one_http2_connection() -> None:

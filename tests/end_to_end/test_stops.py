@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
 
 import httpx
@@ -15,7 +15,7 @@ import pytest
 import trio
 from background import background
 from encrypted import Identity, connected, connected_http2, encrypt
-from harness import Program
+from harness import Program, running_server
 from instants import StampedStream
 from raw import Answer, Client, tampered_server
 
@@ -63,6 +63,18 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
     return Identity.new(tmp_path_factory.mktemp("identity"))
 
 
+def server_on(
+    way: str, identity: Identity, *changes: str, **settings: object
+) -> AbstractAsyncContextManager[Program]:
+    """Our server, as this way wants it, and with these changes of the tampered one."""
+    changes = (*changes, *CHANGES.get(way, ()))
+    if "TLS" in way:
+        settings |= identity.settings
+    if changes:
+        return tampered_server(",".join(changes), **settings)
+    return running_server(**settings)
+
+
 # Between two steps
 
 
@@ -76,11 +88,10 @@ async def test_a_stop_between_two_steps_of_an_answer_costs_nobody_a_turn(
 
 
 async def stopped_in_each_answer(stops: list[str], way: str, identity: Identity) -> None:
-    changes = ",".join(["stops_itself", "answers_must_be_taken_soon", *CHANGES.get(way, ())])
-    files = identity.settings if "TLS" in way else {}
+    changes = "stops_itself", "answers_must_be_taken_soon"
     settings = {"STOPS": ",".join(stops), "GATEWAY_QUEUE_INTERVAL": INTERVAL}
     async with (
-        tampered_server(changes, **settings, **files) as server,
+        server_on(way, identity, *changes, **settings) as server,
         AsyncExitStack() as clients,
         background() as nursery,
     ):
@@ -140,10 +151,9 @@ async def test_a_stop_is_not_the_time_of_a_client_that_stood_still_as_well(
 
 
 async def both_stopped_before_the_end_of_an_answer(way: str, identity: Identity) -> None:
-    changes = ",".join(["sockets_have_small_buffers", *CHANGES.get(way, ())])
-    files = identity.settings if "TLS" in way else {}
+    changes = ("sockets_have_small_buffers",)
     async with (
-        tampered_server(changes, GATEWAY_QUEUE_INTERVAL=0.02, **files) as server,
+        server_on(way, identity, *changes, GATEWAY_QUEUE_INTERVAL=0.02) as server,
         small_client(server, identity) as client,
     ):
         asked = await ask_until_no_buffer_takes_more(server, client)
@@ -180,3 +190,34 @@ async def ask_until_no_buffer_takes_more(server: Program, client: Client) -> int
             continue
         return shard + 1
     raise AssertionError
+
+
+# Leaving
+
+
+@pytest.mark.parametrize("way", ["short way", "short way, TLS", "through Hypercorn"])
+async def test_who_asked_and_left_during_a_stop_is_not_granted_or_answered(
+    way: str, identity: Identity
+) -> None:
+    """They ask an open bucket, which grants at once, and go on reading."""
+    async with (
+        server_on(way, identity, GATEWAY_QUEUE_INTERVAL=INTERVAL) as server,
+        AsyncExitStack() as clients,
+    ):
+        crowd = [await clients.enter_async_context(connected(server, identity)) for _ in range(10)]
+        async with asking(server, 0, way, identity) as answer:
+            assert (await answer()).is_grant
+        await trio.sleep(2 * INTERVAL)
+        server.process.send_signal(signal.SIGSTOP)
+        for shard, client in enumerate(crowd, start=1):
+            await client.ask(shard)
+            await client.transport.send_eof()
+        server.process.send_signal(signal.SIGCONT)
+        for client in crowd:
+            with suppress(trio.BrokenResourceError):  # an RST
+                await client.rest()
+            assert client.read_too_far() == b""
+        await server.logged("identify_left", shard=len(crowd))
+        granted = [line["shard"] for line in server.logged_so_far("identify_granted")]
+        assert granted == [0]
+        assert not server.logged_so_far("connection_failed")

@@ -16,6 +16,9 @@ class Connection:
     was_cut: bool = False
     peer: str = "127.0.0.1:1"
 
+    def has_left(self) -> bool:
+        return False
+
     def cut(self) -> None:
         self.was_cut = True
 

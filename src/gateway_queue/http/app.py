@@ -81,6 +81,8 @@ class HTTPConnection(TrioASGIHTTPConnection):
         if ask is None:
             await super().__call__(receive, send)
         elif not await hold(ask, self.app.bot.queue, client):
+            if client.has_left():
+                client.cut()  # or Hypercorn, which may not have noticed, would answer 500
             await self._connection.request_left()
 
     @property
@@ -133,7 +135,7 @@ class _Client:
         return self._connection.peer
 
     def has_left(self) -> bool:
-        return False  # only Hypercorn can tell, and does
+        return self._connection.has_left()
 
     def hand_over(self, grant: int) -> bool:  # noqa: ARG002
         return False  # Hypercorn's way of sending has to wait

@@ -97,6 +97,10 @@ class HypercornConnection(TCPServer):
         """The client's address, for people to read."""
         return self._wire.peer
 
+    def has_left(self) -> bool:
+        """Whether the client has hung up, though Hypercorn may not have noticed yet."""
+        return self._wire.has_left()
+
     def cut(self) -> None:
         """Close the connection at once, whatever has been answered or not.
 

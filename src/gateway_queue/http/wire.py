@@ -5,6 +5,7 @@ takes it at once, so that a bucket can hand over its grant itself.
 """
 
 import os
+import select
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -21,6 +22,9 @@ MOST_BYTES_BEHIND = 2**16
 
 # A client that takes no byte for so long never will.
 SEND_SECONDS = 5.0
+
+# Where a system does not have it, POLLHUP says the same.
+POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)
 
 # Parts into which such a time is cut, for a stopped process is to miss only one of them.
 PARTS = 5
@@ -89,8 +93,7 @@ class PlainWire:
             await self._wait()
 
     def has_left(self) -> bool:
-        self._look()
-        return self._ended
+        return self._ended or _has_hung_up(self._socket)
 
     def send_now(self, data: bytes) -> int:
         """How many of these bytes the socket took at once: all if the client has hung up."""
@@ -198,7 +201,7 @@ class TLSWire:
             self._received += data
 
     def has_left(self) -> bool:
-        return False  # only its own task can tell
+        return _has_hung_up(self._stream.transport_stream.socket)
 
     def send_now(self, data: bytes) -> int:  # noqa: ARG002 - to encrypt may have to wait
         return 0
@@ -243,6 +246,16 @@ class TLSWire:
 
 
 Wire = PlainWire | TLSWire
+
+
+def _has_hung_up(sock: trio.socket.SocketType) -> bool:
+    """Whether the other side will send no more, though we may not have read all that it sent."""
+    descriptor = sock.fileno()
+    if descriptor < 0:
+        return True
+    poll = select.poll()
+    poll.register(descriptor, POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _peer_of(sock: trio.socket.SocketType) -> str:
