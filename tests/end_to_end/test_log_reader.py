@@ -14,20 +14,13 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from harness import DEFAULTS, SERVER, TAMPERED_SERVER, free_port
+from harness import DEFAULTS, SERVER, free_port, server_with
 from patience import PATIENCE
 from shards import shards
 
-from gateway_queue.log import FLUSH_SECONDS
-
 SMALL = 4096  # bytes of a pipe, the least there is: some twenty lines
 CROWD = range(150)  # two lines or more for each
-SOON = 5.0  # seconds; Python itself needs a part of one to end
 HYPERCORN = sys.executable, "-m", "hypercorn", "--worker-class", "trio", "gateway_queue.asgi:app"
-
-
-def tampered(tampering: str) -> tuple[str, ...]:
-    return *TAMPERED_SERVER, tampering
 
 
 @dataclass
@@ -57,8 +50,8 @@ class Unread:
                     if lines[-1].items() >= wanted.items():
                         return lines
 
-    async def ended(self, *, within: float) -> int:
-        with trio.fail_after(within):
+    async def ended(self) -> int:
+        with trio.fail_after(PATIENCE):
             return await self.process.wait()
 
 
@@ -80,7 +73,7 @@ async def unread(command: tuple[str, ...] = SERVER, **settings: object) -> Async
     finally:
         process.terminate()  # hypercorn's worker would outlive a parent that is killed
         with trio.CancelScope(shield=True):
-            with trio.move_on_after(SOON + FLUSH_SECONDS):
+            with trio.move_on_after(PATIENCE):
                 await process.wait()
             process.kill()
             await process.wait()
@@ -114,7 +107,7 @@ async def test_grants_go_on_while_nobody_reads_the_log(command: tuple[str, ...])
 
 async def test_what_was_dropped_is_counted_and_told_once_somebody_reads() -> None:
     async with (
-        unread(tampered("log_holds_few_lines"), GATEWAY_QUEUE_INTERVAL=0.02) as server,
+        unread(server_with("log_holds_few_lines"), GATEWAY_QUEUE_INTERVAL=0.02) as server,
         shards(server.url) as bot,
     ):
         bot.ask(*CROWD)
@@ -140,16 +133,16 @@ async def test_the_end_does_not_wait_for_somebody_to_read() -> None:
         bot.ask(*CROWD)
         await waiting(server, len(CROWD))
         server.process.terminate()
-        assert await server.ended(within=0.5 + FLUSH_SECONDS + SOON) == 0
+        assert await server.ended() == 0
 
 
 async def test_a_crash_does_not_wait_for_somebody_to_read() -> None:
     async with (
-        unread(tampered("bucket_crashes"), GATEWAY_QUEUE_INTERVAL=2) as server,
+        unread(server_with("bucket_crashes"), GATEWAY_QUEUE_INTERVAL=2) as server,
         shards(server.url) as bot,
     ):
         bot.ask(*CROWD)
-        assert await server.ended(within=PATIENCE) == 1
+        assert await server.ended() == 1
 
 
 async def waiting(server: Unread, number: int) -> None:
