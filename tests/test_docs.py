@@ -5,8 +5,9 @@ import re
 from contextlib import closing
 from pathlib import Path
 
+from journals import journal_in_memory
+
 from gateway_queue.http.asking import RESERVED
-from gateway_queue.keeper.sqlite import SQLiteJournal
 from gateway_queue.log import LEVELS
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.allowance import CountedAllowance, Reserve
@@ -105,7 +106,7 @@ def events() -> set[str]:
 
 async def test_each_metric_is_documented() -> None:
     documented = [name(row[0]) for row in rows(OPERATING) if row[0].startswith("`gateway_queue_")]
-    journal = SQLiteJournal.in_memory()
+    journal = journal_in_memory()
 
     def ignore(_: object) -> None: ...
 

@@ -7,13 +7,13 @@ import trio
 
 from gateway_queue import discord
 from gateway_queue.keeper.lock import JournalHeldError
-from gateway_queue.keeper.sqlite import SQLiteJournal
+from gateway_queue.keeper.sqlite import Journals, SQLiteJournal
 from gateway_queue.queue.events import Event, Report
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.allowance import Allowance, CountedAllowance, ReadAllowance
 from gateway_queue.queue.rules.pace import Layout
 from gateway_queue.queue.starts import Starts
-from gateway_queue.settings import Settings
+from gateway_queue.settings import Settings, bot_of
 from gateway_queue.watch import lines
 from gateway_queue.watch.metrics import Metrics
 from gateway_queue.watch.status import Status
@@ -41,16 +41,16 @@ async def run(
     settings: Settings, *, task_status: trio.TaskStatus[Bot] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Open the journal, make the bot's queue and run its tasks, for ever."""
-    journal = await _open_journal(settings)
+    journals = await _open_journals(settings)
     try:
-        bot = _bot(settings, journal)
+        bot = _bot(settings, journals.of(bot_of(settings.token)))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bot.queue.run)
             if settings.token is not None:
                 nursery.start_soon(_keep_limits_fresh, settings, bot.queue)
             task_status.started(bot)
     finally:
-        journal.close()
+        journals.close()
 
 
 def reporter(metrics: Metrics) -> Report:
@@ -89,15 +89,15 @@ async def _keep_limits_fresh(settings: Settings, queue: Queue) -> None:
         await discord.keep_limits_fresh(client, queue, settings.refresh)
 
 
-async def _open_journal(settings: Settings) -> SQLiteJournal:
+async def _open_journals(settings: Settings) -> Journals:
     path = settings.journal_path
     if path is None:
-        return SQLiteJournal.in_memory()
+        return Journals.in_memory()
     deadline = trio.current_time() + JOURNAL_PATIENCE
     waiting = False
     while True:
         try:
-            return SQLiteJournal.at(path)
+            return Journals.at(path, heir=bot_of(settings.token))
         except JournalHeldError as error:
             if trio.current_time() > deadline:
                 raise

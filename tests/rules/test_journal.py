@@ -16,10 +16,11 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journals import BOT, Alone, journal_at, journal_in_memory
 
 from gateway_queue.keeper.lock import JournalHeldError as Held
-from gateway_queue.keeper.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteJournal
-from gateway_queue.queue.journal import JournalError, JournalLostError
+from gateway_queue.keeper.sqlite import APPLICATION_ID, SCHEMA_VERSION, Journals
+from gateway_queue.queue.journal import Journal, JournalError, JournalLostError
 from gateway_queue.queue.rules.allowance import DAY
 
 NOW = 1_800_000_000.0
@@ -58,16 +59,16 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def journal(path: Path) -> Iterator[SQLiteJournal]:
-    with closing(SQLiteJournal.at(path)) as journal:
+def journal(path: Path) -> Iterator[Alone]:
+    with closing(journal_at(path)) as journal:
         yield journal
 
 
-def shards(journal: SQLiteJournal) -> list[int | None]:
+def shards(journal: Journal) -> list[int | None]:
     return [past.shard for past in journal.last_day()]
 
 
-def ages(journal: SQLiteJournal) -> list[float]:
+def ages(journal: Journal) -> list[float]:
     return [past.age for past in journal.last_day()]
 
 
@@ -86,7 +87,7 @@ def make_sqlite_file(path: Path, *, application_id: int = 0, version: int = 0) -
 
 
 class TestRecord:
-    def test_it_can_be_read_back(self, journal: SQLiteJournal, clock: WallClock) -> None:
+    def test_it_can_be_read_back(self, journal: Alone, clock: WallClock) -> None:
         number = journal.record(7, bucket=3, confirm=True)
         clock.now += 2
         journal.record(None, bucket=0)
@@ -96,28 +97,28 @@ class TestRecord:
         assert (second.shard, second.confirm, second.age) == (None, False, 10)
 
     def test_it_survives_reopening(self, path: Path) -> None:
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             numbers = [journal.record(shard, 0) for shard in (1, 2**32 - 1)]
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             assert shards(journal) == [1, 2**32 - 1]
             assert journal.record(3, 0) not in numbers
 
     def test_it_survives_kill_9_which_also_frees_the_journal(self, path: Path) -> None:
         victim = f"""
 import os, pathlib, signal
-from gateway_queue.keeper.sqlite import SQLiteJournal
-journal = SQLiteJournal.at(pathlib.Path({str(path)!r}))
+from gateway_queue.keeper.sqlite import Journals
+journal = Journals.at(pathlib.Path({str(path)!r}), heir={BOT!r}).of({BOT!r})
 for shard in range(3):
     journal.record(shard, 0)
 os.kill(os.getpid(), signal.SIGKILL)
 """
         killed = subprocess.run([sys.executable, "-c", victim], check=False)
         assert killed.returncode < 0
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             assert shards(journal) == [0, 1, 2]
 
     def test_a_day_later_it_counts_no_more_and_soon_it_is_gone(
-        self, journal: SQLiteJournal, path: Path, clock: WallClock
+        self, journal: Alone, path: Path, clock: WallClock
     ) -> None:
         journal.record(1, 0)
         clock.go_on(DAY - 1)
@@ -129,7 +130,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         journal.record(3, 0)
         assert rows(path) == 2
 
-    def test_each_turn_of_the_day_counts(self, journal: SQLiteJournal, clock: WallClock) -> None:
+    def test_each_turn_of_the_day_counts(self, journal: Alone, clock: WallClock) -> None:
         journal.record(9, 0)
         clock.now += DAY + 1
         for shard in (1, 2, 2, None):
@@ -137,19 +138,20 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert shards(journal) == [1, 2, 2, None]
 
     def test_it_needs_no_file_where_nothing_is_to_be_kept(self) -> None:
-        with closing(SQLiteJournal.in_memory()) as journal:
+        with closing(journal_in_memory()) as journal:
             journal.record(1, 0)
             journal.check()
             assert shards(journal) == [1]
             assert journal.name == "memory"
 
-    def test_it_holds_nothing_but_the_grants(self, journal: SQLiteJournal, path: Path) -> None:
+    def test_it_holds_nothing_but_the_grants(self, journal: Alone, path: Path) -> None:
         journal.record(1, 0)
         with closing(sqlite3.connect(path)) as database:
             columns = database.execute("SELECT name FROM pragma_table_info('grants')").fetchall()
             tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
             assert [name for (name,) in tables if not name.startswith("sqlite_")] == ["grants"]
         assert {name for (name,) in columns} == {
+            "bot",
             "number",
             "granted_at",
             "shard",
@@ -159,16 +161,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 class TestWallClock:
-    def test_a_grant_in_the_future_counts_as_new(
-        self, journal: SQLiteJournal, clock: WallClock
-    ) -> None:
+    def test_a_grant_in_the_future_counts_as_new(self, journal: Alone, clock: WallClock) -> None:
         journal.record(1, 0)
         clock.now -= HOUR
         assert ages(journal) == [0.0]
 
-    def test_a_grant_is_older_after_a_step_forward(
-        self, journal: SQLiteJournal, clock: WallClock
-    ) -> None:
+    def test_a_grant_is_older_after_a_step_forward(self, journal: Alone, clock: WallClock) -> None:
         journal.record(1, 0)
         clock.now += HOUR
         assert ages(journal) == [HOUR]
@@ -176,20 +174,20 @@ class TestWallClock:
     def test_a_clock_that_was_far_behind_for_a_while_loses_no_grant(
         self, path: Path, clock: WallClock
     ) -> None:
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             journal.record(1, 0)
         clock.now = NOW - 3 * DAY
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             assert ages(journal) == [0.0]
         clock.now = NOW + 1
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             assert ages(journal) == [1.0]
 
     @settings(max_examples=50)
     @given(st.lists(st.floats(-2 * HOUR, 2 * HOUR), max_size=10))
     def test_whatever_the_steps_no_grant_of_the_day_is_lost(self, steps: list[float]) -> None:
         clock = WallClock()
-        with patch("time.time", clock), closing(SQLiteJournal.in_memory()) as journal:
+        with patch("time.time", clock), closing(journal_in_memory()) as journal:
             for shard, step in enumerate(steps):
                 journal.record(shard, 0)
                 clock.now += step
@@ -203,7 +201,7 @@ class TestWallClock:
     def test_whatever_the_steps_no_number_comes_twice(self, steps: list[float]) -> None:
         clock = WallClock()
         numbers = []
-        with patch("time.time", clock), closing(SQLiteJournal.in_memory()) as journal:
+        with patch("time.time", clock), closing(journal_in_memory()) as journal:
             for step in steps:
                 numbers.append(journal.record(1, 0))
                 clock.now += step
@@ -215,10 +213,10 @@ def in_another_process(path: Path, *prefix: str, then: str = "") -> str:
     program = f"""
 import os, pathlib, signal
 from gateway_queue.keeper.lock import JournalHeldError
-from gateway_queue.keeper.sqlite import SQLiteJournal
+from gateway_queue.keeper.sqlite import Journals
 try:
-    journal = SQLiteJournal.at(pathlib.Path({str(path)!r}))
-    {then or "journal.close()"}
+    journals = Journals.at(pathlib.Path({str(path)!r}), heir={BOT!r})
+    {then or "journals.close()"}
 except JournalHeldError as error:
     print(error)
 """
@@ -254,7 +252,7 @@ def delete_lock(path: Path) -> None:
 def replace(path: Path) -> None:
     """By a journal that is valid, and not ours."""
     other = path.with_name("other.sqlite")
-    with closing(SQLiteJournal.at(other)) as journal:
+    with closing(journal_at(other)) as journal:
         journal.record(99, 0)
     other.replace(path)
 
@@ -288,7 +286,7 @@ def delete_index(path: Path) -> None:
 def write(path: Path, number: int) -> None:
     """As a second server would."""
     with closing(sqlite3.connect(path)) as database, database:
-        database.execute("INSERT INTO grants VALUES (?, 0, 7, 0, 0)", (number,))
+        database.execute("INSERT INTO grants VALUES (?, ?, 0, 7, 0, 0)", (BOT, number))
 
 
 def write_next(path: Path) -> None:
@@ -300,39 +298,37 @@ def write_with_a_gap(path: Path) -> None:
 
 
 class TestLock:
-    def test_a_second_one_is_told_who_has_the_journal(
-        self, journal: SQLiteJournal, path: Path
-    ) -> None:
+    def test_a_second_one_is_told_who_has_the_journal(self, journal: Alone, path: Path) -> None:
         with pytest.raises(Held, match=f"process {os.getpid()} on {socket.gethostname()}"):
-            SQLiteJournal.at(path)
+            journal_at(path)
         journal.record(1, 0)
         assert shards(journal) == [1]
 
     def test_a_second_one_takes_over_when_the_first_has_closed(self, path: Path) -> None:
-        with closing(SQLiteJournal.at(path)) as first:
+        with closing(journal_at(path)) as first:
             first.record(1, 0)
             with pytest.raises(Held):
-                SQLiteJournal.at(path)
-        with closing(SQLiteJournal.at(path)) as second:
+                journal_at(path)
+        with closing(journal_at(path)) as second:
             assert shards(second) == [1]
 
     def test_a_refused_file_is_not_held(self, path: Path) -> None:
         path.write_bytes(b"not a journal")
         with pytest.raises(JournalError):
-            SQLiteJournal.at(path)
+            journal_at(path)
         path.unlink()
-        SQLiteJournal.at(path).close()
+        journal_at(path).close()
 
     def test_another_name_of_the_file_does_not_help(
-        self, journal: SQLiteJournal, path: Path, tmp_path: Path
+        self, journal: Alone, path: Path, tmp_path: Path
     ) -> None:
         journal.record(1, 0)
         other_name = tmp_path / "link.sqlite"
         other_name.symlink_to(path)
-        with pytest.raises(Held), closing(SQLiteJournal.at(other_name)):
+        with pytest.raises(Held), closing(journal_at(other_name)):
             pass
 
-    def test_readers_disturb_nobody(self, journal: SQLiteJournal, path: Path) -> None:
+    def test_readers_disturb_nobody(self, journal: Alone, path: Path) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT * FROM grants").fetchall()
@@ -340,7 +336,7 @@ class TestLock:
         assert shards(journal) == [1]
 
     def test_another_writer_fails_a_record_at_once_and_for_that_time_only(
-        self, journal: SQLiteJournal, path: Path
+        self, journal: Alone, path: Path
     ) -> None:
         with closing(sqlite3.connect(path, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
@@ -357,21 +353,19 @@ class TestLock:
         self, lose: Callable[[Path], None], tmp_path: Path
     ) -> None:
         path = tmp_path / "folder" / "journal.sqlite"
-        with closing(SQLiteJournal.at(path)):
+        with closing(journal_at(path)):
             lose(path)
             assert "is in use by" in in_another_process(path)
             assert "is in use by" in in_another_process(path)  # nor by trying again
         assert not in_another_process(path)
 
-    def test_without_the_lock_file_the_first_goes_on(
-        self, journal: SQLiteJournal, path: Path
-    ) -> None:
+    def test_without_the_lock_file_the_first_goes_on(self, journal: Alone, path: Path) -> None:
         delete_lock(path)
         journal.record(1, 0)
         journal.check()
 
     @parting
-    def test_the_journal_itself_is_locked_too(self, journal: SQLiteJournal, path: Path) -> None:
+    def test_the_journal_itself_is_locked_too(self, journal: Alone, path: Path) -> None:
         delete_lock(path)
         assert "is in use by" in in_another_process(path, *APART)
         journal.record(1, 0)
@@ -380,7 +374,7 @@ class TestLock:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delattr("fcntl.F_OFD_SETLK")
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             journal.record(1, 0)
             delete_lock(path)
             with pytest.raises(JournalLostError, match=r"sqlite\.lock was deleted"):
@@ -389,14 +383,14 @@ class TestLock:
     @parting
     def test_a_lost_journal_does_no_harm_to_the_one_in_its_place(self, tmp_path: Path) -> None:
         path = tmp_path / "folder" / "journal.sqlite"
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             journal.record(1, 0)
             delete_folder(path)
-            killed = "journal.record(2, 0); os.kill(os.getpid(), signal.SIGKILL)"
+            killed = f"journals.of({BOT!r}).record(2, 0); os.kill(os.getpid(), signal.SIGKILL)"
             assert not in_another_process(path, *APART, then=killed)
             with pytest.raises(JournalLostError):
                 journal.record(3, 0)
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             assert shards(journal) == [2]
 
 
@@ -421,7 +415,7 @@ class TestLoss:
         self, lose: Callable[[Path], None], why: str, tmp_path: Path
     ) -> None:
         path = tmp_path / "folder" / "journal.sqlite"
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             journal.record(1, 0)
             lose(path)
             for use in (journal.check, lambda: journal.record(2, 0), journal.check_owner):
@@ -444,36 +438,36 @@ class TestRefusedFile:
     def test_no_database(self, path: Path, content: bytes, why: str) -> None:
         path.write_bytes(content)
         with pytest.raises(JournalError, match=f"{path} is {why}"):
-            SQLiteJournal.at(path)
+            journal_at(path)
         assert path.read_bytes() == content
 
     @pytest.mark.parametrize("damaged_at", [4096, 8192])
     def test_a_damaged_journal(self, path: Path, damaged_at: int) -> None:
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             for shard in range(500):
                 journal.record(shard, 0)
         content = bytearray(path.read_bytes())
         content[damaged_at : damaged_at + 500] = b"\xff" * 500
         path.write_bytes(content)
         with pytest.raises(JournalError, match=r"(?s)is damaged.*Move it away"):
-            SQLiteJournal.at(path)
+            journal_at(path)
         assert path.read_bytes() == content
 
     def test_half_a_journal(self, path: Path) -> None:
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             for shard in range(500):
                 journal.record(shard, 0)
         os.truncate(path, path.stat().st_size // 2)
         content = path.read_bytes()
         with pytest.raises(JournalError, match="is damaged"):
-            SQLiteJournal.at(path)
+            journal_at(path)
         assert path.read_bytes() == content
 
     def test_the_database_of_another_program(self, path: Path) -> None:
         make_sqlite_file(path, application_id=1, version=SCHEMA_VERSION)
         content = path.read_bytes()
         with pytest.raises(JournalError, match="of another program; it was left as it is"):
-            SQLiteJournal.at(path)
+            journal_at(path)
         assert path.read_bytes() == content
 
     def test_the_database_of_another_program_without_tables(self, path: Path) -> None:
@@ -481,30 +475,30 @@ class TestRefusedFile:
         with closing(sqlite3.connect(path)) as database:
             database.execute("DROP TABLE letters")
         with pytest.raises(JournalError, match="of another program"):
-            SQLiteJournal.at(path).close()
+            journal_at(path).close()
 
     def test_a_journal_of_a_newer_version(self, path: Path) -> None:
         make_sqlite_file(path, application_id=APPLICATION_ID, version=SCHEMA_VERSION + 1)
         content = path.read_bytes()
         with pytest.raises(JournalError, match=f"version {SCHEMA_VERSION + 1}.*left as it is"):
-            SQLiteJournal.at(path)
+            journal_at(path)
         assert path.read_bytes() == content
 
 
 class TestUnusablePlace:
     def test_missing_folders_are_made(self, tmp_path: Path) -> None:
-        SQLiteJournal.at(tmp_path / "some" / "folders" / "journal.sqlite").close()
+        journal_at(tmp_path / "some" / "folders" / "journal.sqlite").close()
 
     def test_a_folder_in_place_of_the_file(self, path: Path) -> None:
         path.mkdir()
         with pytest.raises(JournalError, match=f"cannot use the journal {path}"):
-            SQLiteJournal.at(path)
+            journal_at(path)
 
     def test_a_file_in_place_of_a_folder(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("I was here first")
         for path in (tmp_path / "file" / "journal", tmp_path / "file" / "folder" / "journal"):
             with pytest.raises(JournalError, match=f"cannot use the journal {path}"):
-                SQLiteJournal.at(path)
+                journal_at(path)
 
     @pytest.mark.parametrize(
         "path",
@@ -520,7 +514,7 @@ class TestUnusablePlace:
         (tmp_path / "here").mkdir()
         monkeypatch.chdir(tmp_path / "here")
         with pytest.raises(JournalError, match=f"cannot use the journal {path}"):
-            SQLiteJournal.at(Path(path))
+            journal_at(Path(path))
 
 
 @contextmanager
@@ -535,9 +529,7 @@ def full_disk() -> Iterator[None]:
 
 
 class TestFullDisk:
-    def test_what_cannot_be_written_is_not_recorded(
-        self, journal: SQLiteJournal, path: Path
-    ) -> None:
+    def test_what_cannot_be_written_is_not_recorded(self, journal: Alone, path: Path) -> None:
         journal.record(1, 0)
         with full_disk():
             for _ in range(3):
@@ -550,10 +542,108 @@ class TestFullDisk:
         journal.record(3, 0)
         assert shards(journal) == [1, 3]
         journal.close()
-        with closing(SQLiteJournal.at(path)) as again:
+        with closing(journal_at(path)) as again:
             assert shards(again) == [1, 3]
 
     def test_a_journal_that_cannot_be_made_is_not_held(self, path: Path) -> None:
         with full_disk(), pytest.raises(JournalError, match=f"cannot use the journal {path}"):
-            SQLiteJournal.at(path)
-        SQLiteJournal.at(path).close()
+            journal_at(path)
+        journal_at(path).close()
+
+
+class TestSeveralBots:
+    @pytest.fixture
+    def journals(self, path: Path) -> Iterator[Journals]:
+        with closing(Journals.at(path, heir=BOT)) as journals:
+            yield journals
+
+    def test_each_has_its_own_grants_and_numbers(self, journals: Journals) -> None:
+        one, other = journals.of("1"), journals.of("2")
+        numbers = [journal.record(shard, 0) for shard in (5, 6) for journal in (one, other)]
+        assert numbers == [1, 1, 2, 2]
+        assert shards(one) == shards(other) == [5, 6]
+        assert shards(journals.of("3")) == []
+
+    def test_only_its_own_past_tells_whether_a_turn_was_to_be_confirmed(
+        self, journals: Journals
+    ) -> None:
+        journals.of("1").record(0, 0)
+        journals.of("2").record(0, 0, confirm=True)
+        assert [journals.of(bot).may_hold for bot in ("1", "2", "3")] == [False, True, True]
+
+    def test_they_survive_reopening(self, path: Path) -> None:
+        with closing(Journals.at(path, heir=BOT)) as journals:
+            journals.of("1").record(7, 0)
+            journals.of("2").record(8, 0)
+        with closing(Journals.at(path, heir=BOT)) as journals:
+            assert shards(journals.of("1")) == [7]
+            assert journals.of("2").record(9, 0) == 2
+
+    def test_one_of_them_forgets_only_its_own_old_grants(
+        self, journals: Journals, clock: WallClock
+    ) -> None:
+        one, other = journals.of("1"), journals.of("2")
+        other.record(0, 0)
+        one.record(0, 0)
+        for _ in range(3):
+            clock.go_on(DAY + HOUR)
+            one.record(0, 0)
+        assert len(one.last_day()) == 1
+        assert journals.of("2").record(0, 0) == 2  # as before a start: it is not new
+
+    def test_what_one_finds_lost_is_lost_for_all(self, journals: Journals, path: Path) -> None:
+        one, other = journals.of("1"), journals.of("2")
+        one.record(0, 0)
+        path.rename(path.with_name("elsewhere"))
+        with pytest.raises(JournalLostError):
+            one.record(0, 0)
+        path.with_name("elsewhere").rename(path)
+        with pytest.raises(JournalLostError):
+            other.record(0, 0)
+
+
+class TestFileOfOneBot:
+    """Up to 0.1.0 each bot had a file, which did not say whose it was."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path, clock: WallClock) -> Path:
+        """A file that 0.1.0 wrote: five grants, one to be confirmed, from NOW on."""
+        clock.now = NOW + 60
+        return Path(shutil.copy(Path(__file__).with_name("journal-1.sqlite"), tmp_path))
+
+    def test_its_grants_are_those_of_the_bot_that_opens_it(self, path: Path) -> None:
+        with closing(Journals.at(path, heir=BOT)) as journals:
+            past = journals.of(BOT).last_day()
+            assert [grant.shard for grant in past] == [0, 1, None, 17, 2**32 - 1]
+            assert [grant.age for grant in past] == [60, 50, 40, 30, 20]
+            assert [grant.confirm for grant in past] == [False, False, False, True, False]
+            assert journals.of(BOT).may_hold
+            assert journals.of(BOT).record(1, 0) == 6
+            assert shards(journals.of("another")) == []
+
+    def test_it_stays_theirs_whoever_opens_it_next(self, path: Path) -> None:
+        Journals.at(path, heir=BOT).close()
+        with closing(Journals.at(path, heir="another")) as journals:
+            assert len(journals.of(BOT).last_day()) == 5
+            assert shards(journals.of("another")) == []
+
+    def test_kill_9_right_after_the_change_does_no_harm(self, path: Path) -> None:
+        killed = "os.kill(os.getpid(), signal.SIGKILL)"
+        assert not in_another_process(path, then=killed)
+        with closing(Journals.at(path, heir="another")) as journals:
+            assert len(journals.of(BOT).last_day()) == 5
+
+    def test_what_cannot_be_changed_stays_as_it_is(self, path: Path) -> None:
+        content = path.read_bytes()
+        with full_disk(), pytest.raises(JournalError, match="cannot use the journal"):
+            Journals.at(path, heir=BOT)
+        assert path.read_bytes() == content
+        Journals.at(path, heir=BOT).close()
+
+    def test_a_damaged_one_stays_as_it_is(self, path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[4096 : 4096 + 100] = b"\xff" * 100
+        path.write_bytes(content)
+        with pytest.raises(JournalError, match=r"(?s)is damaged.*Move it away"):
+            Journals.at(path, heir=BOT)
+        assert path.read_bytes() == content

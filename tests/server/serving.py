@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager, closing
 import trio
 from asgi import Client
 from background import background
+from journals import Alone, journal_in_memory
 
 from gateway_queue.bot import Bot, reporter
 from gateway_queue.http.app import create_app
-from gateway_queue.keeper.sqlite import SQLiteJournal
 from gateway_queue.queue.queue import Gateway, Queue
 from gateway_queue.queue.rules.allowance import (
     Allowance,
@@ -62,7 +62,7 @@ async def serving(
     token: bool = False,
     crash_loop: str = "off",
     api_key: str | None = None,
-    journal: SQLiteJournal | None = None,
+    journal: Alone | None = None,
 ) -> AsyncIterator[Client]:
     """Serve a new queue; with a token, nothing is granted before `queue.read`."""
     allowance: Allowance
@@ -70,7 +70,7 @@ async def serving(
         allowance = ReadAllowance(Reserve.parse(reserve))
     else:
         allowance = CountedAllowance(Reserve.parse(reserve), starts)
-    journal = journal or SQLiteJournal.in_memory()
+    journal = journal or journal_in_memory()
     app = create_app()
     app.api_key = api_key
     metrics = Metrics()

@@ -8,10 +8,9 @@ import pytest
 import trio
 from asgi import Client
 from background import background
+from journals import journal_at
 from serving import GATEWAY, INTERVAL, MOMENT, limit, serving
 from structlog.testing import capture_logs
-
-from gateway_queue.keeper.sqlite import SQLiteJournal
 
 
 async def crash(client: Client, shard: int, granted: list[float]) -> None:
@@ -47,10 +46,10 @@ async def test_it_keeps_its_rank_and_holds_up_nobody() -> None:
 
 async def test_it_is_remembered_across_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
-    async with serving(crash_loop="2/600", journal=SQLiteJournal.at(path)) as client:
+    async with serving(crash_loop="2/600", journal=journal_at(path)) as client:
         for _ in range(3):
             await client.get("/?shard=0")
-    async with serving(crash_loop="2/600", journal=SQLiteJournal.at(path)) as client:
+    async with serving(crash_loop="2/600", journal=journal_at(path)) as client:
         started_at = trio.current_time()
         assert (await client.get("/?shard=1")).at - started_at == pytest.approx(INTERVAL)
         assert (await client.get("/?shard=0")).at - started_at > 30
@@ -90,7 +89,7 @@ async def test_requests_without_a_shard_are_one_shard_where_there_is_one_bucket(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "journal.sqlite"
-    async with serving(crash_loop="6/600", journal=SQLiteJournal.at(path)) as client:
+    async with serving(crash_loop="6/600", journal=journal_at(path)) as client:
         calls = [client.ask("/") for _ in range(20)]
         await trio.sleep(60)
         assert sum(call.answer is not None for call in calls) == 7
@@ -103,7 +102,7 @@ async def test_requests_without_a_shard_are_one_shard_where_there_is_one_bucket(
         for call in calls:
             call.leave()
     # The journal remembers them.
-    async with serving(crash_loop="6/600", journal=SQLiteJournal.at(path)) as client:
+    async with serving(crash_loop="6/600", journal=journal_at(path)) as client:
         nameless, named = client.ask("/"), client.ask("/?shard=9")
         assert (await named.answered()).at < (await nameless.answered()).at - 60
 

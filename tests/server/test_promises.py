@@ -15,11 +15,11 @@ import trio
 from asgi import Call, Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from journals import journal_at
 from serving import GATEWAY, INTERVAL, MOMENT, limit, serving
 from structlog.testing import capture_logs
 from virtual import run_virtually
 
-from gateway_queue.keeper.sqlite import SQLiteJournal
 from gateway_queue.queue.queue import CONFIRM_WITHIN
 from gateway_queue.queue.rules.allowance import READING_LAG
 from gateway_queue.queue.rules.pace import AFTER_CONFIRMATION, CONFIRM_HOLD, Layout
@@ -151,7 +151,7 @@ async def live_on(world: World, steps: list[Step], journal: Path) -> None:
 async def live(world: World, steps: list[Step], journal: Path) -> None:
     """One life of the server: until a restart, or until everybody is in."""
     async with serving(
-        token=True, cap=world.cap, journal=SQLiteJournal.at(journal), seat_ttl=30
+        token=True, cap=world.cap, journal=journal_at(journal), seat_ttl=30
     ) as client:
         world.start()
         world.read_limit(client)
@@ -204,7 +204,7 @@ def test_no_order_of_events_breaks_a_promise(steps: list[Step], cap: int | None)
     with TemporaryDirectory() as folder, capture_logs():
         path = Path(folder) / "journal.sqlite"
         run_virtually(partial(live_on, world, list(steps), path))
-        with closing(SQLiteJournal.at(path)) as journal:
+        with closing(journal_at(path)) as journal:
             spent = len(journal.last_day())
     assert list(world.too_early()) == []
     assert list(world.too_many()) == []

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import trio
 from asgi import Answer, Call
+from journals import journal_at
 from serving import FIRST, GATEWAY, INTERVAL, MOMENT, limit, serving
 from structlog.testing import capture_logs
 
 from gateway_queue.http.answers import GRANTED
 from gateway_queue.http.app import ANSWER_SECONDS
-from gateway_queue.keeper.sqlite import SQLiteJournal
 from gateway_queue.queue.rules.allowance import READING_LAG
 
 
@@ -266,7 +266,7 @@ async def test_each_crossing_of_half_and_of_the_reserve_is_logged_once() -> None
 
 
 async def test_what_cannot_be_recorded_is_not_granted(tmp_path: Path) -> None:
-    journal = SQLiteJournal.at(tmp_path / "journal.sqlite")
+    journal = journal_at(tmp_path / "journal.sqlite")
     other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
     with capture_logs() as logs:
         async with serving(journal=journal) as client:

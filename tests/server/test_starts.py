@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import trio
 from asgi import Client
+from journals import journal_at, journal_in_memory
 from serving import FIRST, INTERVAL, serving
 
-from gateway_queue.keeper.sqlite import SQLiteJournal
 from gateway_queue.queue.rules.allowance import DAY
 from gateway_queue.queue.rules.pace import CONFIRM_HOLD
 
@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def started(path: Path | None) -> AsyncIterator[Client]:
-    journal = SQLiteJournal.at(path) if path else SQLiteJournal.in_memory()
+    journal = journal_at(path) if path else journal_in_memory()
     async with serving(buckets=2, journal=journal) as client:
         yield client
 

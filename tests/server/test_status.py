@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import trio
 from asgi import Answer, Client
+from journals import journal_at, journal_in_memory
 from serving import FIRST, INTERVAL, MOMENT, Nobody, limit, serving
 from structlog.testing import capture_logs
 
-from gateway_queue.keeper.sqlite import SQLiteJournal
 from gateway_queue.queue.queue import Gateway, LimitsFailure
 
 
@@ -149,7 +149,7 @@ async def test_op_9s_of_the_last_15_minutes_by_shard() -> None:
 
 async def test_a_journal_that_is_damaged_is_no_reason_to_say_nothing(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
-    async with serving(journal=SQLiteJournal.at(path)) as client:
+    async with serving(journal=journal_at(path)) as client:
         await client.get("/?shard=1")
         for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             file.write_bytes(b"nonsense" * 4096)
@@ -214,7 +214,7 @@ TARGETS = ["/?shard=19999&wait=0.001", "/status", "/status/shards/10001", "/metr
 @asynccontextmanager
 async def crowded(*, history: int = 0, slowed: int = 0) -> AsyncIterator[Client]:
     """A server at which 20,000 wait, after so many grants, and with so many of them slowed down."""
-    journal = SQLiteJournal.in_memory()
+    journal = journal_in_memory()
     for shard in [*range(CROWD, CROWD + history), *[*range(0, 2 * slowed, 2)] * 2]:
         journal.record(shard, 0)
     async with serving(crash_loop="1/600", starts=10**6, interval=3600, journal=journal) as client:

@@ -1,9 +1,9 @@
 """The durable record of grants: counts session starts across restarts.
 
-One SQLite file per bot, written inline before each answer. Times are wall clock here,
-because they outlive the process; everywhere else they are seconds on the trio clock.
-The journal knows nothing of buckets' timing: every start is an unknown past, so spacing
-never depends on a file.
+One SQLite file for all bots of a server, written inline before each answer. Times are wall
+clock here, because they outlive the process; everywhere else they are seconds on the trio
+clock. The journal knows nothing of buckets' timing: every start is an unknown past, so
+spacing never depends on a file.
 """
 
 import math
@@ -20,7 +20,10 @@ from gateway_queue.queue.rules.allowance import DAY
 
 # SQLite's header field that tells whose file this is ("GwyQ"), and the layout of ours.
 APPLICATION_ID = 0x47777951
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+# The layout of a file that had one bot, and did not say which.
+ONE_BOT = 1
 
 # How long a start waits for somebody who is just writing to the file, in seconds.
 PATIENCE = 5.0
@@ -32,47 +35,42 @@ WRITTEN_BY_ANOTHER = "another process wrote to it"
 
 SCHEMA = """
 CREATE TABLE grants (
-    number INTEGER PRIMARY KEY,
+    bot TEXT NOT NULL,         -- its application id
+    number INTEGER NOT NULL,
     granted_at REAL NOT NULL,  -- Unix time, seconds
     shard INTEGER,             -- NULL: the request named none
     bucket INTEGER NOT NULL,
-    confirm INTEGER NOT NULL   -- 1: the client was to say when it has identified
-);
+    confirm INTEGER NOT NULL,  -- 1: the client was to say when it has identified
+    PRIMARY KEY (bot, number)
+) WITHOUT ROWID;
 """
 
 
-class SQLiteJournal:
-    """An open journal. Its owner is the only process that writes it.
+class Journals:
+    """The journals of all bots, in one open file. Its owner is the only process that writes it.
 
     Where somebody damages it or takes it away, it is lost, and stays so until the next start:
     only that lets enough time pass for whatever another process may have granted meanwhile.
     """
 
     def __init__(self, database: sqlite3.Connection, lock: Lock | None, name: str) -> None:
-        self._database = database
+        self.database = database
+        self.name = name
         self._lock = lock
         self._lost: str | None = None  # why it is
-        self._pruned_at = -math.inf
-        # With a row, what came before this file is long past: it was only recorded a hold
-        # after the start that made the file. The rows' times prove nothing, as the clock may
-        # have been set forward; but that none was to be confirmed, they prove.
-        number, may_hold = database.execute(
-            "SELECT ifnull(max(number), 0), ifnull(max(confirm), 1) FROM grants"
-        ).fetchone()
-        self.may_hold = bool(may_hold)
-        self._number = self._prunable = int(number)  # the last one given
-        self.name = name
 
     @classmethod
     def in_memory(cls) -> Self:
-        """A journal that keeps nothing beyond this process."""
+        """Journals that keep nothing beyond this process."""
         database = sqlite3.connect(":memory:", isolation_level=None)
-        database.executescript(SCHEMA)
+        database.execute(SCHEMA)
         return cls(database, None, "memory")
 
     @classmethod
-    def at(cls, path: Path) -> Self:
-        """Open or create the journal and take its lock, which the kernel frees at our death.
+    def at(cls, path: Path, *, heir: str) -> Self:
+        """Open or create the file and take its lock, which the kernel frees at our death.
+
+        The grants in a file from when there was one for each bot become those of ``heir``.
 
         Raises JournalHeldError while another process has it, JournalError where the file
         cannot be used. A file that is not a journal of ours is never changed.
@@ -85,17 +83,60 @@ class SQLiteJournal:
                 raise NotADirectoryError(f"{file.parent} is a file, not a directory")
             lock = Lock(file)
             try:
-                database = _opened(file)
+                database = _opened(file, heir)
                 lock.watch()
             except BaseException:
                 lock.release()
                 raise
         return cls(database, lock, str(path))
 
+    def of(self, bot: str) -> "SQLiteJournal":
+        """The journal of the bot with this application id."""
+        with self.explained():
+            return SQLiteJournal(self, bot)
+
     def close(self) -> None:
-        self._database.close()
+        self.database.close()
         if self._lock is not None:
             self._lock.release()
+
+    def check_owner(self) -> None:
+        """Raise JournalLostError if the file is not ours any more; takes microseconds."""
+        if self._lost is not None:
+            raise JournalLostError(self._lost)
+        if self._lock is not None:
+            with self.explained():
+                self._lock.check()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Explain errors, and remember what no second try can mend."""
+        try:
+            with _explained(self.name):
+                yield
+        except JournalLostError as error:
+            self._lost = str(error)
+            raise
+
+
+class SQLiteJournal:
+    """The journal of one bot, in a file that it shares with others."""
+
+    def __init__(self, file: Journals, bot: str) -> None:
+        self.name = file.name
+        self._file = file
+        self._database = file.database
+        self._bot = bot
+        self._pruned_at = -math.inf
+        # With a row, what came before this file is long past: it was only recorded a hold
+        # after the bot's first start with it. The rows' times prove nothing, as the clock may
+        # have been set forward; but that none was to be confirmed, they prove.
+        number, may_hold = self._database.execute(
+            "SELECT ifnull(max(number), 0), ifnull(max(confirm), 1) FROM grants WHERE bot = ?",
+            (bot,),
+        ).fetchone()
+        self.may_hold = bool(may_hold)
+        self._number = self._prunable = int(number)  # the last one given
 
     def record(self, shard: int | None, bucket: int, *, confirm: bool = False) -> int:
         """Write one grant, durably enough to survive ``kill -9``, and return its number.
@@ -104,12 +145,12 @@ class SQLiteJournal:
         """
         self.check_owner()
         number = self._number + 1
-        with self._explained():
+        with self._file.explained():
             self._prune()
             written = self._database.execute(
-                "INSERT INTO grants SELECT ?, ?, ?, ?, ?"
-                " WHERE NOT EXISTS (SELECT 1 FROM grants WHERE number >= ?)",
-                (number, time.time(), shard, bucket, confirm, number),
+                "INSERT INTO grants SELECT ?, ?, ?, ?, ?, ?"
+                " WHERE NOT EXISTS (SELECT 1 FROM grants WHERE bot = ? AND number >= ?)",
+                (self._bot, number, time.time(), shard, bucket, confirm, self._bot, number),
             )
             if not written.rowcount:
                 raise JournalLostError(WRITTEN_BY_ANOTHER)
@@ -124,38 +165,24 @@ class SQLiteJournal:
         now = time.monotonic()
         if now - self._pruned_at > PRUNE_INTERVAL:
             self._database.execute(
-                "DELETE FROM grants WHERE granted_at < ? AND number <= ?",
-                (time.time() - DAY, self._prunable),
+                "DELETE FROM grants WHERE bot = ? AND granted_at < ? AND number <= ?",
+                (self._bot, time.time() - DAY, self._prunable),
             )
             self._pruned_at, self._prunable = now, self._number
 
     def check(self) -> None:
         """Raise JournalError unless it is ours and was just written to."""
         self.check_owner()
-        with self._explained():
+        with self._file.explained():
             _write_nothing(self._database)
             if self._database.execute(
-                "SELECT 1 FROM grants WHERE number > ?", (self._number,)
+                "SELECT 1 FROM grants WHERE bot = ? AND number > ?", (self._bot, self._number)
             ).fetchone():
                 raise JournalLostError(WRITTEN_BY_ANOTHER)
 
     def check_owner(self) -> None:
         """Raise JournalLostError if it is not ours any more; takes microseconds."""
-        if self._lost is not None:
-            raise JournalLostError(self._lost)
-        if self._lock is not None:
-            with self._explained():
-                self._lock.check()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Explain errors, and remember what no second try can mend."""
-        try:
-            with _explained(self.name):
-                yield
-        except JournalLostError as error:
-            self._lost = str(error)
-            raise
+        self._file.check_owner()
 
     def last_day(self) -> list[Past]:
         """The grants of the last 24 hours, the oldest first.
@@ -163,11 +190,11 @@ class SQLiteJournal:
         A grant that seems to lie in the future (the clock was set back) counts as new.
         """
         now = time.time()
-        with _explained(self.name):
+        with self._file.explained():
             rows = self._database.execute(
                 "SELECT number, granted_at, shard, confirm FROM grants"
-                " WHERE granted_at >= ? ORDER BY granted_at",
-                (now - DAY,),
+                " WHERE bot = ? AND granted_at >= ? ORDER BY granted_at",
+                (self._bot, now - DAY),
             ).fetchall()
         return [
             Past(number, max(0.0, now - granted_at), shard, bool(confirm))
@@ -175,7 +202,7 @@ class SQLiteJournal:
         ]
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _opened(path: Path, heir: str) -> sqlite3.Connection:
     is_new = _is_new(path)
     database = sqlite3.connect(path, isolation_level=None, timeout=PATIENCE)
     try:
@@ -187,6 +214,7 @@ def _opened(path: Path) -> sqlite3.Connection:
         _examine(database)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
+        _share(database, heir)
         _write_nothing(database)
         # From now on writes are inline, and wait for nobody.
         database.execute("PRAGMA busy_timeout = 0")
@@ -194,6 +222,24 @@ def _opened(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _share(database: sqlite3.Connection, heir: str) -> None:
+    """Make a file of one bot into one of several, in which all the grants are this bot's."""
+    # Not in the header: what was committed may still be in the write-ahead log.
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version != ONE_BOT:
+        return
+    with _transaction(database):
+        database.execute("ALTER TABLE grants RENAME TO grants_of_one_bot")
+        database.execute(SCHEMA)
+        database.execute(
+            "INSERT INTO grants SELECT ?, number, granted_at, shard, bucket, confirm"
+            " FROM grants_of_one_bot",
+            (heir,),
+        )
+        database.execute("DROP TABLE grants_of_one_bot")
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _examine(database: sqlite3.Connection) -> None:
@@ -204,10 +250,17 @@ def _examine(database: sqlite3.Connection) -> None:
 
 def _write_nothing(database: sqlite3.Connection) -> None:
     """Write to the file as a grant does, and leave nothing behind."""
+    with _transaction(database):
+        database.execute("INSERT INTO grants VALUES ('', -1, 0, NULL, 0, 0)")
+        database.execute("DELETE FROM grants WHERE bot = '' AND number = -1")
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All of the body is written, or nothing."""
     database.execute("BEGIN IMMEDIATE")
     try:
-        database.execute("INSERT INTO grants VALUES (-1, 0, NULL, 0, 0)")
-        database.execute("DELETE FROM grants WHERE number = -1")
+        yield
         database.execute("COMMIT")
     except BaseException:
         if database.in_transaction:
@@ -229,10 +282,10 @@ def _is_new(path: Path) -> bool:
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise JournalError(f"{path} is an SQLite file of another program; it was left as it is")
     version = int.from_bytes(header[60:64], "big")
-    if version != SCHEMA_VERSION:
+    if not ONE_BOT <= version <= SCHEMA_VERSION:
         raise JournalError(
             f"{path} was written by another version of gateway-queue (journal version {version},"
-            f" this one reads {SCHEMA_VERSION}); it was left as it is"
+            f" this one reads {ONE_BOT} to {SCHEMA_VERSION}); it was left as it is"
         )
     return False
 
