@@ -327,10 +327,55 @@ class FakeDiscord:
 async def fake_discord(*, port: int = 0, **settings: Any) -> AsyncIterator[FakeDiscord]:
     """Serve a FakeDiscord with these settings while the block lasts; port 0 is any free one."""
     discord = FakeDiscord(**settings)
+    async with _serving(discord.app, port) as discord.url:
+        yield discord
+
+
+@dataclass
+class FakeDiscords:
+    """Several bots at one Discord.
+
+    Each has a gateway and an API of its own, and that at ``api`` is for all of them: who asks
+    there is known by the token.
+    """
+
+    bots: list[FakeDiscord]
+    url: str = field(init=False)
+
+    @property
+    def api(self) -> str:
+        return f"{self.url}/api/v10"
+
+    async def app(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] == "lifespan":
+            await self.bots[0].app(scope, receive, send)
+            return
+        first, _, path = scope["path"].lstrip("/").partition("/")
+        if first.isdecimal():
+            bot = self.bots[int(first)]
+            await bot.app({**scope, "path": f"/{path}"}, receive, send)  # type: ignore[arg-type]
+            return
+        given = dict(scope["headers"]).get(b"authorization", b"").decode()
+        known = (bot for bot in self.bots if given == f"Bot {bot.token}")
+        await next(known, self.bots[0]).app(scope, receive, send)
+
+
+@asynccontextmanager
+async def fake_discords(*bots: FakeDiscord) -> AsyncIterator[FakeDiscords]:
+    """Serve several bots while the block lasts."""
+    discords = FakeDiscords(list(bots))
+    async with _serving(discords.app, 0) as discords.url:
+        for number, bot in enumerate(bots):
+            bot.url = f"{discords.url}/{number}"
+        yield discords
+
+
+@asynccontextmanager
+async def _serving(app: Any, port: int) -> AsyncIterator[str]:
     config = Config()
     config.bind = [f"127.0.0.1:{port}"]
     config.errorlog = logging.getLogger(__name__)  # so that pytest shows what went wrong here
     config.graceful_timeout = 0
     async with background() as nursery:
-        [discord.url] = await nursery.start(serve, discord.app, config)
-        yield discord
+        [url] = await nursery.start(serve, app, config)
+        yield url

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway_queue.bot import JOURNAL_PATIENCE
+from gateway_queue.bots import JOURNAL_PATIENCE
 from gateway_queue.http.asking import RESERVED
 from gateway_queue.settings import describe
 

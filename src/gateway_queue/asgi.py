@@ -14,8 +14,8 @@ from hypercorn.config import Config
 from hypercorn.utils import LifespanFailureError
 from quart_trio.asgi import TrioASGILifespan
 
-from gateway_queue import bot, log, server
-from gateway_queue.bot import Bot
+from gateway_queue import bots, log, server
+from gateway_queue.bots import Bots
 from gateway_queue.http import connection
 from gateway_queue.http.app import create_app
 from gateway_queue.settings import Settings, load
@@ -53,11 +53,10 @@ connection.install()
 async def start() -> None:
     settings = load()
     log.configure(settings.log_level, settings.log_format)
-    app.api_key = settings.api_key.get_secret_value() if settings.api_key else None
     server.tune_process()
     server.tune_environment()
-    app.bot = await app.nursery.start(_run_core, settings)
-    server.announce(settings, app.bot.queue, "as given to hypercorn")
+    app.bots = await app.nursery.start(_run_core, settings)
+    server.announce(settings, app.bots, "as given to hypercorn")
 
 
 @app.after_serving
@@ -65,12 +64,12 @@ async def stop() -> None:
     core.cancel()
 
 
-async def _run_core(settings: Settings, *, task_status: trio.TaskStatus[Bot]) -> None:
+async def _run_core(settings: Settings, *, task_status: trio.TaskStatus[Bots]) -> None:
     try:
         with core:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(app.reader.run)
-                await bot.run(settings, task_status=task_status)
+                await bots.run(settings, task_status=task_status)
     except Exception as error:
         # Anything else that is raised here Hypercorn logs, and goes on serving.
         structlog.get_logger().exception("core_crashed")

@@ -1,110 +1,163 @@
-"""One bot: its queue, its journal, its session start limit, and the tasks that run them."""
+"""One bot: its queue, its session start limit, and the tasks that run them."""
 
-from dataclasses import dataclass, field
+import random
+from collections.abc import Callable
+from functools import partial
 
-import structlog
 import trio
 
-from gateway_queue import discord
-from gateway_queue.keeper.lock import JournalHeldError
-from gateway_queue.keeper.sqlite import Journals, SQLiteJournal
-from gateway_queue.queue.events import Event, Report
+from gateway_queue.discord import Discord, keep_limits_fresh
+from gateway_queue.queue.events import Event
+from gateway_queue.queue.journal import Journal
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.allowance import Allowance, CountedAllowance, ReadAllowance
 from gateway_queue.queue.rules.pace import Layout
 from gateway_queue.queue.starts import Starts
 from gateway_queue.settings import Settings, bot_of
 from gateway_queue.watch import lines
-from gateway_queue.watch.metrics import Metrics
+from gateway_queue.watch.metrics import BotMetrics
 from gateway_queue.watch.status import Status
 
-log = structlog.get_logger()
+# How long a bot that crashed pauses, in seconds: doubled from the first to the longest.
+FIRST_PAUSE = 1.0
+LONGEST_PAUSE = 60.0
 
-# How long to wait for the journal of a server that is just ending, as in a restart.
-JOURNAL_PATIENCE = 30.0
-JOURNAL_RETRY = 0.1
+# What ran for so long without a crash begins with the first pause again.
+GOOD_RUN = 300.0
 
 
-@dataclass(slots=True)
 class Bot:
-    """A queue and what watches it."""
+    """One bot, for as long as its settings stay as they are but for its token and API key.
+
+    ``journal`` opens its journal, at the start and after a crash. Raises JournalError.
+    """
 
     queue: Queue
-    metrics: Metrics
-    status: Status = field(init=False)
+    status: Status
 
-    def __post_init__(self) -> None:
-        self.status = Status(self.queue, self.metrics)
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        journal: Callable[[], Journal],
+        metrics: BotMetrics,
+        log: lines.Log,
+    ) -> None:
+        self.name = name
+        self.application = bot_of(settings.token, name)
+        self.settings = settings
+        self._journal = journal
+        self._metrics = metrics
+        self.log = log
+        self._running = trio.CancelScope()
+        self._reading = trio.CancelScope()  # of the limits
+        self._begin()
 
+    @property
+    def api_key(self) -> str | None:
+        """What opens this bot and no other."""
+        key = self.settings.api_key
+        return key.get_secret_value() if key else None
 
-async def run(
-    settings: Settings, *, task_status: trio.TaskStatus[Bot] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """Open the journal, make the bot's queue and run its tasks, for ever."""
-    journals = await _open_journals(settings)
-    try:
-        bot = _bot(settings, journals.of(bot_of(settings.token)))
+    def why_not_ready(self) -> str | None:
+        """What an operator has to mend before anything is granted; None if nothing."""
+        return self.queue.starts.why_not_ready()
+
+    def may_become(self, settings: Settings) -> bool:
+        """Whether `become` will do for these settings, and no new bot has to be made."""
+        if bot_of(settings.token, self.name) != self.application:
+            return False
+        secrets = {"token": self.settings.token, "api_key": self.settings.api_key}
+        return settings.model_copy(update=secrets) == self.settings
+
+    def become(self, settings: Settings) -> bool:
+        """Take another token or API key of the same bot; False if nothing has changed."""
+        before, self.settings = self.settings, settings
+        if settings.token != before.token:
+            if isinstance(allowance := self.queue.starts.allowance, ReadAllowance):
+                allowance.withdraw()
+            self._reading.cancel()
+        return settings != before
+
+    async def run(self, discord: Discord | None, *, alone: bool) -> None:
+        """Run the bot's tasks, for ever; whatever crashes one of them is raised.
+
+        ``discord`` is None where no bot has a token. If it runs ``alone``, it gives up a token
+        that Discord refuses, and raises TokenRefusedError.
+        """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bot.queue.run)
-            if settings.token is not None:
-                nursery.start_soon(_keep_limits_fresh, settings, bot.queue)
-            task_status.started(bot)
-    finally:
-        journals.close()
+            nursery.start_soon(self.queue.run)
+            if discord is not None and self.settings.token is not None:
+                nursery.start_soon(partial(self._keep_limits_fresh, discord, alone=alone))
 
+    async def run_until_ended(self, discord: Discord | None) -> None:
+        """Run the bot's tasks until it is to `end`.
 
-def reporter(metrics: Metrics) -> Report:
-    """Make what the queue reports into metrics and log lines."""
+        After a crash it begins again, as after a start.
+        """
+        with self._running:
+            await self._run_apart(discord)
+        await self.queue.close()
 
-    def report(event: Event) -> None:
-        metrics.count(event)
-        lines.write(event)
+    async def end(self, grace: float) -> None:
+        """Grant those who wait for so many seconds; the others' connections are then closed."""
+        self.queue.end()
+        with trio.move_on_after(grace):
+            await self.queue.empty()
+        self._running.cancel()
 
-    return report
+    async def _run_apart(self, discord: Discord | None) -> None:
+        pause, has_crashed = FIRST_PAUSE, False
+        while True:
+            began_at = trio.current_time()
+            try:
+                if has_crashed:
+                    await self.queue.close()
+                    self._begin()
+                await self.run(discord, alone=False)
+            except Exception:  # whatever it is, it is to cost no other bot anything
+                if trio.current_time() > began_at + GOOD_RUN:
+                    pause = FIRST_PAUSE
+                self.log.exception("bot_crashed", again_in=pause)
+            has_crashed = True
+            await trio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
+    def _begin(self) -> None:
+        self.queue = self._new_queue()
+        self.status = Status(self.queue, self._metrics)
 
-def _bot(settings: Settings, journal: SQLiteJournal) -> Bot:
-    metrics = Metrics()
-    report = reporter(metrics)
-    starts = Starts(
-        allowance=_allowance(settings),
-        journal=journal,
-        crash_loop=settings.crash_loop,
-        retry=settings.interval,
-        report=report,
-    )
-    queue = Queue(
-        starts=starts,
-        layout=_layout(settings),
-        interval=settings.interval,
-        seat_ttl=settings.seat_ttl,
-        report=report,
-    )
-    return Bot(queue, metrics)
+    def _new_queue(self) -> Queue:
+        starts = Starts(
+            allowance=_allowance(self.settings),
+            journal=self._journal(),
+            crash_loop=self.settings.crash_loop,
+            retry=self.settings.interval,
+            report=self._report,
+        )
+        return Queue(
+            starts=starts,
+            layout=_layout(self.settings),
+            interval=self.settings.interval,
+            seat_ttl=self.settings.seat_ttl,
+            report=self._report,
+        )
 
+    def _report(self, event: Event) -> None:
+        """Make what the queue reports into metrics and log lines."""
+        self._metrics.count(event)
+        lines.write(event, self.log)
 
-async def _keep_limits_fresh(settings: Settings, queue: Queue) -> None:
-    assert settings.token is not None  # noqa: S101 - the caller asked
-    async with discord.client(settings.api, settings.token.get_secret_value()) as client:
-        await discord.keep_limits_fresh(client, queue, settings.refresh)
-
-
-async def _open_journals(settings: Settings) -> Journals:
-    path = settings.journal_path
-    if path is None:
-        return Journals.in_memory()
-    deadline = trio.current_time() + JOURNAL_PATIENCE
-    waiting = False
-    while True:
-        try:
-            return Journals.at(path, heir=bot_of(settings.token))
-        except JournalHeldError as error:
-            if trio.current_time() > deadline:
-                raise
-            if not waiting:
-                log.warning("waiting_for_journal", error=str(error), at_most=JOURNAL_PATIENCE)
-                waiting = True
-        await trio.sleep(JOURNAL_RETRY)
+    async def _keep_limits_fresh(self, discord: Discord, *, alone: bool) -> None:
+        refresh = self.settings.refresh
+        if not alone:  # let many bots, which start together, not go on asking together
+            refresh *= random.uniform(0.75, 1)  # noqa: S311 - jitter
+        while True:
+            token = self.settings.token
+            assert token is not None  # noqa: S101 - a bot with a token keeps one
+            read = partial(discord.read_limit, token.get_secret_value())
+            with trio.CancelScope() as self._reading:
+                await keep_limits_fresh(read, self.queue, refresh, gives_up=alone, log=self.log)
 
 
 def _layout(settings: Settings) -> Layout:

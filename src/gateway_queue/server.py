@@ -7,16 +7,17 @@ import signal
 import socket
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve as serve_http
 
-from gateway_queue import __version__, bot, no_proxy
+from gateway_queue import __version__, bots, no_proxy
+from gateway_queue.bots import Bots
 from gateway_queue.http import connection
 from gateway_queue.http.app import create_app
-from gateway_queue.queue.queue import Queue
 from gateway_queue.settings import Settings, unknown_variables
 
 log = structlog.get_logger()
@@ -49,8 +50,9 @@ async def serve(settings: Settings) -> None:
         tune_process()
         tune_environment()
         app = create_app()
-        app.bot = await nursery.start(bot.run, settings)
-        app.api_key = settings.api_key.get_secret_value() if settings.api_key else None
+        app.bots = await nursery.start(bots.run, settings)
+        if settings.bots is not None:
+            await nursery.start(_look_on_hangup, app.bots)
         sock = _listen(settings.host, settings.port)
         scheme = "http" if settings.certfile is None else "https"
         address = _address(sock, scheme)
@@ -63,9 +65,9 @@ async def serve(settings: Settings) -> None:
             config.certfile, config.keyfile = str(settings.certfile), str(settings.keyfile)
         config.graceful_timeout = settings.shutdown_grace
         config.errorlog = logging.getLogger("hypercorn.error")
-        announce(settings, app.bot.queue, address)
+        announce(settings, app.bots, address)
         listening.set()
-        await serve_http(app, config, shutdown_trigger=partial(_end, ending, app.bot.queue))
+        await serve_http(app, config, shutdown_trigger=partial(_end, ending, app.bots))
         log.info("ended")
         nursery.cancel_scope.cancel()
 
@@ -96,24 +98,18 @@ def tune_environment() -> None:
         )
 
 
-def announce(settings: Settings, queue: Queue, address: str) -> None:
+def announce(settings: Settings, bots: Bots, address: str) -> None:
     """Log what this server is going to do; None is what Discord has yet to say."""
-    counted = settings.token is None
-    now = trio.current_time()
-    opens_in = max(0.0, queue.buckets[0].pace.opens_at - now)
     log.info(
         "listening",
         address=address,
         version=__version__,
-        token="none" if counted else "set",
+        token="none" if settings.token is None else "set",
         api_key="none" if settings.api_key is None else "set",
-        buckets=queue.layout.buckets if counted else None,
         interval=settings.interval,
-        first_grant=f"in {opens_in:.1f} s, as grants before this start are unknown"
-        + ("" if counted else ", and once the limits are read"),
-        starts_left=queue.starts.left(now) if counted else None,
         reserve=str(settings.reserve),
-        journal=queue.starts.journal.name,
+        journal=str(settings.journal_path or "memory"),
+        **({"bots": len(bots.by_name)} if bots.several else _of_the_only_bot(settings, bots)),
     )
     for name, nearest in unknown_variables().items():
         hint = f"did you mean {nearest}?" if nearest else "see gateway-queue --help"
@@ -126,9 +122,31 @@ def announce(settings: Settings, queue: Queue, address: str) -> None:
         )
 
 
-async def _end(ending: trio.Event, queue: Queue) -> None:
+def _of_the_only_bot(settings: Settings, bots: Bots) -> dict[str, Any]:
+    (bot,) = bots.by_name.values()
+    counted = settings.token is None
+    now = trio.current_time()
+    opens_in = max(0.0, bot.queue.buckets[0].pace.opens_at - now)
+    return {
+        "buckets": bot.queue.layout.buckets if counted else None,
+        "first_grant": f"in {opens_in:.1f} s, as grants before this start are unknown"
+        + ("" if counted else ", and once the limits are read"),
+        "starts_left": bot.queue.starts.left(now) if counted else None,
+    }
+
+
+async def _look_on_hangup(
+    bots: Bots, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            bots.look()
+
+
+async def _end(ending: trio.Event, bots: Bots) -> None:
     await ending.wait()
-    queue.end()
+    bots.end()
 
 
 def _listen(host: str, port: int) -> socket.socket:

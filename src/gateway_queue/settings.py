@@ -37,6 +37,9 @@ SECRETS = Path("/run/secrets")
 
 PREFIX = "GATEWAY_QUEUE_"
 
+# The name of the bot that is meant where none is named.
+DEFAULT = "default"
+
 
 class SettingsError(Exception):
     """A setting is wrong. The message names it, what was given and what is allowed."""
@@ -54,8 +57,10 @@ def _setting(
     )
 
 
-def _unquoted(text: str) -> str:
+def _unquoted(text: object) -> str:
     """``text`` without white space and quotes around it: `docker run --env-file` keeps quotes."""
+    if not isinstance(text, str):
+        raise ValueError("no text")  # noqa: TRY004 - pydantic wants a ValueError
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1].strip()
@@ -64,14 +69,14 @@ def _unquoted(text: str) -> str:
     return text
 
 
-def _token(text: str) -> str:
+def _token(text: object) -> str:
     token = re.sub(r"^Bot(\s+|$)", "", _unquoted(text))
     if not re.fullmatch(r"[!-~]+", token):
         raise ValueError("white space or characters that no token has")
     return token
 
 
-def _api_key(text: str) -> str:
+def _api_key(text: object) -> str:
     key = _unquoted(text)
     if not re.fullmatch(r"[!-~]+", key):
         raise ValueError("white space, or characters that an HTTP header cannot have")
@@ -131,12 +136,32 @@ def _certificate(text: str) -> Path:
     return path
 
 
+def _directory(text: str) -> Path:
+    path = _path(text)
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    return path
+
+
 def _reserve(value: object) -> Reserve:
     return value if isinstance(value, Reserve) else Reserve.parse(str(value))
 
 
 def _crash_loop(value: object) -> CrashLoop | None:
     return value if isinstance(value, CrashLoop | None) else CrashLoop.parse(str(value))
+
+
+# What each bot may have settings of its own for.
+Token = Annotated[SecretStr, BeforeValidator(_token)]
+APIKey = Annotated[SecretStr, BeforeValidator(_api_key)]
+Interval = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+MaxConcurrency = Annotated[int, Field(ge=1, le=MOST_BUCKETS)]
+DailyStarts = Annotated[int, Field(ge=1, le=1_000_000)]
+ReserveSetting = Annotated[Reserve, PlainValidator(_reserve)]
+SeatTTL = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+CrashLoopSetting = Annotated[CrashLoop | None, PlainValidator(_crash_loop)]
 
 
 class Settings(BaseSettings):
@@ -161,7 +186,7 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
     )
-    token: Annotated[SecretStr, BeforeValidator(_token)] | None = _setting(
+    token: Token | None = _setting(
         "DISCORD_TOKEN",
         None,
         "the bot's token, with which the limits are read from Discord",
@@ -174,32 +199,25 @@ class Settings(BaseSettings):
         "Discord's API, or a REST proxy for it",
         "an http or https URL without user, password or query",
     )
-    interval: float = _setting(
+    interval: Interval = _setting(
         "GATEWAY_QUEUE_INTERVAL",
         5.5,
         "seconds between two grants of a bucket; Discord wants 5 at its end",
         "a number of seconds above 0, at most 3600",
-        gt=0,
-        le=3600,
-        allow_inf_nan=False,
     )
-    max_concurrency: int | None = _setting(
+    max_concurrency: MaxConcurrency | None = _setting(
         "GATEWAY_QUEUE_MAX_CONCURRENCY",
         None,
         "without a token the number of buckets (1 unless set); with one an upper cap",
         f"a whole number from 1 to {MOST_BUCKETS}",
-        ge=1,
-        le=MOST_BUCKETS,
     )
-    daily_starts: int = _setting(
+    daily_starts: DailyStarts = _setting(
         "GATEWAY_QUEUE_DAILY_STARTS",
         1000,
         "without a token: session starts in any 24 hours",
         "a whole number from 1 to 1000000",
-        ge=1,
-        le=1_000_000,
     )
-    reserve: Annotated[Reserve, PlainValidator(_reserve)] = _setting(
+    reserve: ReserveSetting = _setting(
         "GATEWAY_QUEUE_RESERVE",
         Reserve(5, is_percentage=True),
         "session starts that are never granted, out of the day's",
@@ -214,22 +232,25 @@ class Settings(BaseSettings):
         le=86_400,
         allow_inf_nan=False,
     )
-    seat_ttl: float = _setting(
+    seat_ttl: SeatTTL = _setting(
         "GATEWAY_QUEUE_SEAT_TTL",
         60.0,
         "seconds for which the seat of a client that left is kept",
         "a number of seconds from 0 to 86400",
-        ge=0,
-        le=86_400,
-        allow_inf_nan=False,
     )
-    crash_loop: Annotated[CrashLoop | None, PlainValidator(_crash_loop)] = _setting(
+    crash_loop: CrashLoopSetting = _setting(
         "GATEWAY_QUEUE_CRASH_LOOP",
         CrashLoop(6, 600),
         "a shard granted more often than this is in a crash loop and is slowed down",
         "GRANTS/SECONDS, for example 6/600, or off",
     )
-    api_key: Annotated[SecretStr, BeforeValidator(_api_key)] | None = _setting(
+    bots: Annotated[Path, PlainValidator(_directory)] | None = _setting(
+        "GATEWAY_QUEUE_BOTS",
+        None,
+        "a directory with one file for each of several bots; none: there is one bot",
+        "the path of a directory that can be read",
+    )
+    api_key: APIKey | None = _setting(
         "GATEWAY_QUEUE_API_KEY",
         None,
         "what clients must send as 'Authorization: Bearer KEY'; none: everybody may ask",
@@ -278,13 +299,13 @@ class Settings(BaseSettings):
 
     @property
     def journal_path(self) -> Path | None:
-        """The journal's file, one per bot; None if it is kept in memory."""
+        """The journal's file; None if it is kept in memory."""
         if self.journal == "memory":
             return None
         if isinstance(self.journal, Path):
             return self.journal
         state = platformdirs.user_state_path("gateway-queue", appauthor=False)
-        return state / f"{bot_of(self.token)}.sqlite"
+        return state / ("bots.sqlite" if self.bots else f"{bot_of(self.token)}.sqlite")
 
 
 def load(**flags: str) -> Settings:
@@ -302,7 +323,12 @@ def load(**flags: str) -> Settings:
     except (OSError, pydantic_settings.SettingsError) as error:
         why = error.__cause__ or error
         raise SettingsError(f"a file in {SECRETS} cannot be read: {why}") from None
-    _check_reserve(settings)
+    if leaves_nothing(settings):
+        of = "" if settings.token else f" of GATEWAY_QUEUE_DAILY_STARTS={settings.daily_starts}"
+        raise SettingsError(
+            f"GATEWAY_QUEUE_RESERVE={settings.reserve} leaves nothing{of} to be granted, ever;"
+            " allowed: less than that"
+        )
     _check_key(settings)
     return settings
 
@@ -354,19 +380,12 @@ def unknown_variables() -> dict[str, str | None]:
     return unknown
 
 
-def _check_reserve(settings: Settings) -> None:
+def leaves_nothing(settings: Settings) -> bool:
+    """Whether the reserve is all that there is, so that no shard could ever start."""
     if settings.reserve == Reserve(100, is_percentage=True):
-        raise SettingsError(
-            "GATEWAY_QUEUE_RESERVE=100% leaves nothing to be granted, ever; allowed: less than that"
-        )
-    if settings.token is None and settings.reserve.of(settings.daily_starts) >= (
-        settings.daily_starts
-    ):
-        raise SettingsError(
-            f"GATEWAY_QUEUE_RESERVE={settings.reserve} leaves nothing of"
-            f" GATEWAY_QUEUE_DAILY_STARTS={settings.daily_starts}, so no shard could ever start;"
-            " allowed: less than that"
-        )
+        return True
+    starts = settings.daily_starts
+    return settings.token is None and settings.reserve.of(starts) >= starts
 
 
 def _check_key(settings: Settings) -> None:
@@ -405,10 +424,10 @@ def _why_not_a_pair(certfile: Path, keyfile: Path) -> str | None:
     return None
 
 
-def bot_of(token: SecretStr | None) -> str:
-    """A name for the bot's journal: the application id that its token starts with."""
+def bot_of(token: SecretStr | None, name: str = DEFAULT) -> str:
+    """What a bot's rows in the journal are named by: the application id its token starts with."""
     if token is None:
-        return "no-token"
+        return "no-token" if name == DEFAULT else f"no-token-{name}"
     secret = token.get_secret_value()
     head = secret.partition(".")[0]
     try:

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 import trio
 
 from gateway_queue.http.app import App
+from gateway_queue.queue.queue import Queue
 
 
 @dataclass
@@ -108,6 +109,13 @@ class Call:
 class Client:
     app: App
     nursery: trio.Nursery
+
+    @property
+    def queue(self) -> Queue:
+        """The queue of the default bot."""
+        bot = self.app.bots.find(None)
+        assert bot is not None
+        return bot.queue
 
     def ask(
         self,

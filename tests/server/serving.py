@@ -7,21 +7,17 @@ import trio
 from asgi import Client
 from background import background
 from journals import Alone, journal_in_memory
+from pydantic import SecretStr
+from structlog import get_logger
 
-from gateway_queue.bot import Bot, reporter
+from gateway_queue.bot import Bot
+from gateway_queue.bots import Bots
 from gateway_queue.http.app import create_app
-from gateway_queue.queue.queue import Gateway, Queue
-from gateway_queue.queue.rules.allowance import (
-    Allowance,
-    CountedAllowance,
-    ReadAllowance,
-    Reserve,
-    SessionStartLimit,
-)
+from gateway_queue.queue.queue import Gateway
+from gateway_queue.queue.rules.allowance import Reserve, SessionStartLimit
 from gateway_queue.queue.rules.crash_loop import CrashLoop
-from gateway_queue.queue.rules.pace import CONFIRM_HOLD, Layout
-from gateway_queue.queue.starts import Starts
-from gateway_queue.watch.metrics import Metrics
+from gateway_queue.queue.rules.pace import CONFIRM_HOLD
+from gateway_queue.settings import DEFAULT, Settings
 
 INTERVAL = 5.5
 FIRST = CONFIRM_HOLD  # from the start to the first grant, where the journal has no past
@@ -65,32 +61,22 @@ async def serving(
     journal: Alone | None = None,
 ) -> AsyncIterator[Client]:
     """Serve a new queue; with a token, nothing is granted before `queue.read`."""
-    allowance: Allowance
-    if token:
-        allowance = ReadAllowance(Reserve.parse(reserve))
-    else:
-        allowance = CountedAllowance(Reserve.parse(reserve), starts)
+    settings = Settings.model_construct(
+        token=SecretStr("of a bot") if token else None,
+        max_concurrency=cap if token else buckets,
+        interval=interval,
+        daily_starts=starts,
+        reserve=Reserve.parse(reserve),
+        seat_ttl=seat_ttl,
+        crash_loop=CrashLoop.parse(crash_loop),
+    )
     journal = journal or journal_in_memory()
     app = create_app()
-    app.api_key = api_key
-    metrics = Metrics()
-    report = reporter(metrics)
-    queue = Queue(
-        starts=Starts(
-            allowance=allowance,
-            journal=journal,
-            crash_loop=CrashLoop.parse(crash_loop),
-            retry=interval,
-            report=report,
-        ),
-        layout=Layout(buckets, cap),
-        interval=interval,
-        seat_ttl=seat_ttl,
-        report=report,
-    )
-    app.bot = Bot(queue, metrics)
+    app.bots = Bots(api_key=api_key)
+    bot = Bot(DEFAULT, settings, lambda: journal, app.bots.metrics.of(DEFAULT), get_logger())
+    app.bots.by_name[DEFAULT] = bot
     # A dead-locked test would spin on the mock clock for ever; this ends it at once.
     with trio.fail_after(40 * 24 * 3600), closing(journal):
         async with background() as nursery:
-            nursery.start_soon(queue.run)
+            nursery.start_soon(bot.queue.run)
             yield Client(app, nursery)

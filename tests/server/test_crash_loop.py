@@ -66,7 +66,9 @@ async def test_an_operator_sees_who_is_slowed_down() -> None:
                 {"shard": 7, "level": 1, "eligible_in": pytest.approx(60), "starts": 2},
             ],
         }
-        assert b"gateway_queue_slowed_shards 1.0" in (await client.get("/metrics")).body
+        assert (
+            b'gateway_queue_slowed_shards{bot="default"} 1.0' in (await client.get("/metrics")).body
+        )
 
 
 async def test_whoever_is_slowed_down_is_not_counted_as_ahead() -> None:
@@ -109,7 +111,7 @@ async def test_requests_without_a_shard_are_one_shard_where_there_is_one_bucket(
 
 async def test_requests_without_a_shard_are_nobody_where_there_are_several_buckets() -> None:
     async with serving(crash_loop="1/600", token=True) as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         queue.read(limit(), GATEWAY, trio.current_time())
         calls = [client.ask("/") for _ in range(6)]
         await trio.sleep(4 * INTERVAL)
@@ -138,7 +140,7 @@ async def test_a_fleet_in_a_crash_loop_never_costs_the_token(
 ) -> None:
     """16 shards crash for a day against 1,000 starts, of which 50 are the reserve."""
     async with serving(token=True, crash_loop=rule, reserve="5%") as client:
-        client.app.bot.queue.read(limit(max_concurrency=16), GATEWAY, trio.current_time())
+        client.queue.read(limit(max_concurrency=16), GATEWAY, trio.current_time())
         granted: list[float] = []
         async with background() as nursery:
             for shard in range(16):

@@ -4,6 +4,7 @@ import errno
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise, repeat
 from typing import Any
 
@@ -16,6 +17,7 @@ from serving import serving
 from structlog.testing import capture_logs
 from test_status import of, status
 
+import gateway_queue.discord
 from gateway_queue.discord import TokenRefusedError, keep_limits_fresh
 
 REFRESH = 300.0
@@ -48,9 +50,9 @@ class Discord:
             case status:
                 return httpx.Response(status, json=GOOD)
 
-    def client(self) -> httpx.AsyncClient:
+    def client(self) -> gateway_queue.discord.Discord:
         transport = httpx.MockTransport(self.answer)
-        return httpx.AsyncClient(transport=transport, base_url="https://discord.test/api")
+        return gateway_queue.discord.Discord("https://discord.test/api", transport)
 
     @property
     def pauses(self) -> list[float]:
@@ -62,7 +64,9 @@ async def reading(*said: Said, always: Said | None = None) -> AsyncIterator[tupl
     """Serve a queue whose limits come from a Discord that says this."""
     discord = Discord(iter(said) if always is None else repeat(always))
     async with serving(token=True) as client, discord.client() as http, background() as nursery:
-        nursery.start_soon(keep_limits_fresh, http, client.app.bot.queue, REFRESH)
+        nursery.start_soon(
+            keep_limits_fresh, partial(http.read_limit, "token"), client.queue, REFRESH
+        )
         yield client, discord
 
 
@@ -80,7 +84,7 @@ async def test_a_token_is_given_up_after_three_refusals_within_half_a_minute() -
     discord = Discord(repeat(401))
     async with serving(token=True) as client, discord.client() as http:
         with pytest.raises(TokenRefusedError, match="401"):
-            await keep_limits_fresh(http, client.app.bot.queue, REFRESH)
+            await keep_limits_fresh(partial(http.read_limit, "token"), client.queue, REFRESH)
     assert len(discord.asked_at) == 3
     assert 10 <= sum(discord.pauses) <= 30
 
@@ -146,7 +150,7 @@ async def test_a_bug_is_not_taken_for_trouble_of_discord(bug: type[Exception]) -
     discord = Discord(iter([bug("ours")]))
     async with serving(token=True) as client, discord.client() as http:
         with pytest.raises(bug, match="ours"):
-            await keep_limits_fresh(http, client.app.bot.queue, REFRESH)
+            await keep_limits_fresh(partial(http.read_limit, "token"), client.queue, REFRESH)
 
 
 async def test_trouble_that_lasts_is_said_again_every_five_minutes() -> None:

@@ -89,7 +89,7 @@ class World:
     def read_limit(self, client: Client, remaining: int = 9000) -> None:
         now = trio.current_time()
         max_concurrency = self.layouts[-1][1].max_concurrency
-        client.app.bot.queue.read(limit(remaining, 9000, max_concurrency), GATEWAY, now)
+        client.queue.read(limit(remaining, 9000, max_concurrency), GATEWAY, now)
         self.readings.append((now, remaining))
 
     def change(self, max_concurrency: int) -> None:
@@ -185,7 +185,7 @@ async def take(step: Step, world: World, client: Client) -> None:
             call = world.waiting.pop(step.shard)
             call.leave()
             await call.ended.wait()
-        case "confirm" if client.app.bot.queue.confirm(step.shard):
+        case "confirm" if client.queue.confirm(step.shard):
             world.confirmed(step.shard)
         case "pass":
             # No multiple of an interval: never the very instant of a grant.

@@ -59,7 +59,7 @@ async def test_it_is_told_its_position_and_when_it_may_expect_its_turn() -> None
 
 async def test_it_is_told_why_nothing_is_granted() -> None:
     async with serving(token=True) as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         told = await body(client, "/?shard=0&wait=1")
         assert (told["reason"], told["expected_in"]) == ("limits_unknown", None)
         assert "reset_in" not in told
@@ -97,14 +97,14 @@ async def test_when_it_ends_the_patient_are_told_at_once_and_the_others_wait_on(
         patient = client.ask("/?shard=0&wait=3600")
         plain = client.ask("/?shard=1")
         await trio.sleep(1)
-        client.app.bot.queue.end()
+        client.queue.end()
         assert (await patient.answered()).status == 202
         assert (await plain.answered()).status == 200
 
 
 async def test_when_it_ends_each_of_many_patient_is_told_at_once() -> None:
     async with serving(token=True) as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         queue.read(limit(), GATEWAY, trio.current_time())
         patient = [client.ask(f"/?shard={shard}&wait=3600") for shard in range(500)]
         await trio.sleep(1)
@@ -121,7 +121,7 @@ async def test_whoever_arrives_in_the_instant_of_the_end_is_told_at_once() -> No
         await trio.sleep(MOMENT)
         patient = client.ask("/?shard=0&wait=3600")
         await trio.lowlevel.checkpoint()
-        client.app.bot.queue.end()
+        client.queue.end()
         began = trio.current_time()
         assert (await patient.answered()).at == began
 
@@ -189,7 +189,7 @@ async def test_a_late_confirmation_moves_the_next_grant_but_never_brings_it_forw
 
 async def test_a_confirmation_after_a_change_of_buckets_moves_the_shards_new_bucket() -> None:
     async with serving(token=True) as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         queue.read(limit(), GATEWAY, trio.current_time())
         granted = await client.get("/?shard=1&confirm=true")
         queue.read(limit(max_concurrency=2), GATEWAY, trio.current_time())

@@ -109,14 +109,14 @@ async def test_nothing_is_granted_before_the_limits_are_known() -> None:
         await trio.sleep(3600)
         assert call.answer is None
         assert (await client.get("/readyz")).status == 503
-        client.app.bot.queue.read(limit(), GATEWAY, trio.current_time())
+        client.queue.read(limit(), GATEWAY, trio.current_time())
         assert (await call.answered()).at == trio.current_time()
         assert (await client.get("/readyz")).status == 200
 
 
 async def test_nobody_is_dropped_when_the_buckets_change() -> None:
     async with serving(token=True) as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         queue.read(limit(), GATEWAY, trio.current_time())
         calls = {}
         for shard in range(48):
@@ -142,7 +142,7 @@ async def test_nobody_is_dropped_when_the_buckets_change() -> None:
 
 async def test_a_cap_never_parts_shards_of_one_key() -> None:
     async with serving(token=True, cap=4) as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         queue.read(limit(max_concurrency=6), GATEWAY, trio.current_time())
         calls = {shard: client.ask(f"/?shard={shard}") for shard in range(48)}
         await trio.sleep(2.5 * INTERVAL)
@@ -161,7 +161,7 @@ async def test_a_cap_never_parts_shards_of_one_key() -> None:
 
 async def test_a_change_of_buckets_in_the_instant_of_arrivals_loses_nobody() -> None:
     async with serving(token=True, interval=0.01) as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         queue.read(limit(100_000, 100_000), GATEWAY, trio.current_time())
         calls = []
         for round_ in range(200):
@@ -180,7 +180,7 @@ async def test_a_change_of_buckets_in_the_instant_of_arrivals_loses_nobody() -> 
 async def test_whoever_comes_leaves_or_asks_while_many_seats_move_has_its_place() -> None:
     """They move a hundred at a time, so most of them have not come when the others go on."""
     async with serving(token=True, interval=0.01) as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         queue.read(limit(100_000, 100_000), GATEWAY, trio.current_time())
         calls = [client.ask(f"/?shard={shard}") for shard in range(1000)]
         while queue.buckets[0].line.waiting < 1000:
@@ -206,7 +206,7 @@ async def test_whoever_comes_leaves_or_asks_while_many_seats_move_has_its_place(
 
 async def test_a_grant_on_its_way_blocks_every_bucket_it_may_belong_to() -> None:
     async with serving(token=True, interval=2) as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         queue.read(limit(), GATEWAY, trio.current_time())
         slow = client.ask("/?shard=0", slow=2)
         await trio.sleep(FIRST * 2 / 5 + 1)  # it is granted, and its answer on the way
@@ -219,7 +219,7 @@ async def test_a_grant_on_its_way_blocks_every_bucket_it_may_belong_to() -> None
 
 async def test_the_reserve_is_never_granted_until_a_reading_shows_a_reset() -> None:
     async with serving(token=True, reserve="5%") as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         for _ in range(2):  # two exhaustions in a row
             queue.read(limit(remaining=52, reset_after=7200), GATEWAY, trio.current_time())
             calls = [client.ask(f"/?shard={shard}") for shard in range(5)]
@@ -234,7 +234,7 @@ async def test_the_reserve_is_never_granted_until_a_reading_shows_a_reset() -> N
 
 async def test_grants_that_a_reading_may_not_show_yet_are_taken_off_it() -> None:
     async with serving(token=True) as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         queue.read(limit(remaining=10), GATEWAY, trio.current_time())
         await answers([client.ask(f"/?shard={shard}") for shard in range(3)])
         queue.read(limit(remaining=3), GATEWAY, trio.current_time())

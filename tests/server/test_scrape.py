@@ -1,10 +1,14 @@
 """What ``/metrics`` says of the limits."""
 
+import re
+
 import trio
 from asgi import Client
 from serving import GATEWAY, limit, serving
+from test_docs import OPERATING, name, rows
 
 from gateway_queue.queue.rules.allowance import ReadAllowance
+from gateway_queue.watch import scrape
 
 
 async def age(client: Client) -> float | None:
@@ -18,11 +22,11 @@ async def test_the_age_of_the_limits_counts_from_when_discord_was_asked() -> Non
         assert await age(client) is None
         asked_at = trio.current_time()
         await trio.sleep(2)
-        client.app.bot.queue.read(limit(), GATEWAY, asked_at)
+        client.queue.read(limit(), GATEWAY, asked_at)
         await trio.sleep(40)
         assert await age(client) == 42
 
-        allowance = client.app.bot.queue.starts.allowance
+        allowance = client.queue.starts.allowance
         assert isinstance(allowance, ReadAllowance)
         allowance.withdraw()
         assert await age(client) is None
@@ -32,3 +36,12 @@ async def test_limits_that_are_counted_here_are_always_fresh() -> None:
     async with serving() as client:
         await trio.sleep(40)
         assert await age(client) == 0
+
+
+async def test_each_metric_is_documented() -> None:
+    documented = [name(row[0]) for row in rows(OPERATING) if row[0].startswith("`gateway_queue_")]
+    async with serving() as client:
+        bots = client.app.bots
+        page = await scrape.page(list(bots.by_name.values()), bots.metrics, bots.lobby.guests)
+
+    assert sorted(documented) == sorted(re.findall(r"^# TYPE (\w+)", page.decode(), re.MULTILINE))

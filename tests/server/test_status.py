@@ -101,7 +101,7 @@ async def test_when_all_who_wait_are_in_and_how_many_of_them_have_a_start() -> N
 
 async def test_how_many_recommended_shards_have_not_asked() -> None:
     async with serving(token=True) as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         assert of(await status(client), "recommended_shards", "not_asked") == [None, None]
         queue.read(limit(), Gateway("wss://gateway.test", shards=8), trio.current_time())
         await client.get("/?shard=5")  # was granted
@@ -116,7 +116,7 @@ async def test_how_many_recommended_shards_have_not_asked() -> None:
 
 async def test_the_limits_their_age_and_why_they_could_not_be_read() -> None:
     async with serving(token=True, reserve="5%") as client:
-        queue = client.app.bot.queue
+        queue = client.queue
         queue.limits_failure = LimitsFailure("it answered 503", trio.current_time())
         await trio.sleep(2)
         limits = (await status(client))["limits"]
@@ -218,7 +218,7 @@ async def crowded(*, history: int = 0, slowed: int = 0) -> AsyncIterator[Client]
     for shard in [*range(CROWD, CROWD + history), *[*range(0, 2 * slowed, 2)] * 2]:
         journal.record(shard, 0)
     async with serving(crash_loop="1/600", starts=10**6, interval=3600, journal=journal) as client:
-        turns = [client.app.bot.queue.turn(shard, Nobody()) for shard in range(CROWD)]
+        turns = [client.queue.turn(shard, Nobody()) for shard in range(CROWD)]
         await wait_for(client)
         yield client
         assert not any(turn.grant for turn in turns)

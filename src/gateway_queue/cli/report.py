@@ -7,7 +7,7 @@ is ASCII but for the bar, and the bar too where the terminal's encoding has no m
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import nlargest
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import FiniteFloat, StringConstraints, TypeAdapter, ValidationError
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -20,6 +20,12 @@ MOST_SLOWED_SHOWN = 8
 HEAD = ("1st", "2nd", "3rd")
 
 WIDEST_BAR = 60
+
+
+# Shown as it is, so nothing that a terminal would obey.
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+!-]{1,40}$")]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +99,7 @@ class AllSlowedDown:
 class Status:
     """The body of ``/status``, as far as it is shown. Lengths are in seconds."""
 
-    # Shown as it is, so nothing that a terminal would obey.
-    version: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+!-]{1,40}$")]
+    version: Version
     uptime: FiniteFloat
     ready: bool
     obstacle: str | None
@@ -112,8 +117,13 @@ class Status:
 
 def parse(body: bytes) -> Status:
     """Raises ValueError unless it is the body of a ``/status``."""
+    return validated(Status, body)
+
+
+def validated(kind: type[T], body: bytes) -> T:
+    """JSON as this kind of object. Raises ValueError, which says where it is not one."""
     try:
-        return TypeAdapter(Status).validate_json(body, strict=True)
+        return TypeAdapter(kind).validate_json(body, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(step) for step in first["loc"])
@@ -228,9 +238,14 @@ def _starts(limits: Limits) -> RenderableType:
 
 
 def _failure(failure: Failure) -> Text:
-    """Why the limits could not be read; without what a terminal would obey."""
-    error = "".join(sign if sign.isprintable() else "?" for sign in failure.error)
-    return Text(f"{length(failure.age)} ago the limits could not be read: {error}", "yellow")
+    """Why the limits could not be read."""
+    ago, error = length(failure.age), printable(failure.error)
+    return Text(f"{ago} ago the limits could not be read: {error}", "yellow")
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _slowed_down(slowed_down: AllSlowedDown) -> Text:

@@ -2,12 +2,14 @@
 
 import re
 import time
+from urllib.parse import quote
 
 import click
 import httpx
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from gateway_queue import no_proxy
+from gateway_queue.cli import bots_report, report
 from gateway_queue.cli.common import (
     WHERE,
     Flags,
@@ -18,7 +20,6 @@ from gateway_queue.cli.common import (
     settings_of,
     url_option,
 )
-from gateway_queue.cli.report import Status, parse, report
 
 # A server that grants on time answers within milliseconds.
 ANSWER_SECONDS = 5.0
@@ -29,13 +30,15 @@ LONGEST_ANSWER = 10**7
 
 @click.command()
 @url_option
+@click.option("--bot", metavar="NAME", help="One of several bots.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print the server's JSON as it came.")
 @click.pass_obj
-def status(flags: Flags, *, url: str | None, as_json: bool) -> None:
+def status(flags: Flags, *, url: str | None, bot: str | None, as_json: bool) -> None:
     """Show what a running server is doing.
 
     Asks the server's /status: its session starts, who waits in which bucket, who is next
-    and when, and how long it takes until all who wait are in.
+    and when, and how long it takes until all who wait are in. Of several bots it shows how
+    each of them stands, and all that with --bot.
 
     A server with an API key wants it here too: in the environment as
     GATEWAY_QUEUE_API_KEY, or in the file of that name in /run/secrets.
@@ -45,18 +48,20 @@ def status(flags: Flags, *, url: str | None, as_json: bool) -> None:
     """
     settings = settings_of(flags)
     address = url or address_of(settings)
+    if bot is not None:
+        address = f"{address}/bots/{quote(bot, safe='')}"
     # What our own settings name is near: no proxy that the environment has for the world.
     body, shown = _ask(address, api_key(settings), trust_env=url is not None)
     if as_json:
         click.echo(body)
         return
-    Console(highlight=False).print(report(shown, address))
+    Console(highlight=False).print(shown)
 
 
-def _ask(address: str, key: str | None, *, trust_env: bool) -> tuple[bytes, Status]:
-    """The server's /status: as it came, and as it is understood."""
+def _ask(address: str, key: str | None, *, trust_env: bool) -> tuple[bytes, RenderableType]:
+    """The server's /status: as it came, and as it is shown."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    foreign = f"what answers at {address} is not a Gateway Queue"
+    foreign = _foreign(address)
     if trust_env and (unreadable := no_proxy.leave_out_unreadable()):
         ignored = ", ".join(unreadable)
         click.echo(f"gateway-queue: ignoring what cannot be read in NO_PROXY: {ignored}", err=True)
@@ -66,14 +71,11 @@ def _ask(address: str, key: str | None, *, trust_env: bool) -> tuple[bytes, Stat
         fail(f"cannot use the proxy or the certificates that the environment names: {error}", 1)
     try:
         with asking as client, client.stream("GET", f"{address}/status") as response:
-            if response.status_code == 401:
-                fail(f"the server at {address} {refusal(key)}", 1)
-            if response.status_code != 200:
-                fail(f"{foreign}, or a proxy before it answers: {_outcome(response)}", 1, WHERE)
-            if not response.headers.get("Content-Type", "").startswith("application/json"):
-                fail(f"{foreign}: it sends no JSON", 1, WHERE)
+            _check(response, address, key)
             body = _read(response)
-        return body, parse(body)
+        if bots_report.is_of_several(body):
+            return body, bots_report.report(bots_report.parse(body), address)
+        return body, report.report(report.parse(body), address)
     except httpx.InvalidURL as error:
         fail(f"{address} is no address: {error}", 2, WHERE)
     except httpx.TimeoutException:
@@ -82,6 +84,23 @@ def _ask(address: str, key: str | None, *, trust_env: bool) -> tuple[bytes, Stat
         fail(f"no server answers at {address}: {_without_number(error)}", 1, WHERE)
     except (httpx.RequestError, ValueError) as error:
         fail(f"{foreign}: {error}", 1, WHERE)
+
+
+def _foreign(address: str) -> str:
+    return f"what answers at {address} is not a Gateway Queue"
+
+
+def _check(response: httpx.Response, address: str, key: str | None) -> None:
+    """Fail unless it may be what was asked for."""
+    foreign = _foreign(address)
+    if response.status_code == 401:
+        fail(f"the server at {address} {refusal(key)}", 1)
+    if response.status_code == 404 and "/bots/" in address:
+        fail(f"the server has no such bot, or not several: nothing is found at {address}", 1)
+    if response.status_code != 200:
+        fail(f"{foreign}, or a proxy before it answers: {_outcome(response)}", 1, WHERE)
+    if not response.headers.get("Content-Type", "").startswith("application/json"):
+        fail(f"{foreign}: it sends no JSON", 1, WHERE)
 
 
 def _read(response: httpx.Response) -> bytes:

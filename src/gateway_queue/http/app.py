@@ -9,6 +9,7 @@ what a request opted in to with ``wait``.
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from hmac import compare_digest
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
@@ -24,7 +25,9 @@ from gateway_queue.http.answers import JSON, Answer
 from gateway_queue.http.asking import (
     Problem,
     ask_of,
+    bot_of,
     confirmation_of,
+    is_page,
     path_of,
     refuse_other_sites,
     shard_of,
@@ -33,12 +36,14 @@ from gateway_queue.http.asking import (
 from gateway_queue.http.holding import hold
 from gateway_queue.http.reader import Reader
 from gateway_queue.http.wire import patience
+from gateway_queue.settings import DEFAULT
 from gateway_queue.watch import scrape, status
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
 
     from gateway_queue.bot import Bot
+    from gateway_queue.bots import Bots
     from gateway_queue.http.stack import HypercornConnection
 
 log = structlog.get_logger()
@@ -48,6 +53,9 @@ OPENAPI = files("gateway_queue.http").joinpath("openapi.json").read_bytes()
 
 PROBLEM = "application/problem+json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
+
+# Where a request's scope says which bot it names.
+BOT = "gateway_queue.bot"
 
 # Probes have no key.
 OPEN_TO_ALL = frozenset({"/healthz", "/readyz"})
@@ -64,11 +72,14 @@ class HTTPConnection(TrioASGIHTTPConnection):
     async def __call__(self, receive: "ASGIReceiveCallable", send: "ASGISendCallable") -> None:
         headers = dict(reversed([(n.lower(), v) for n, v in self.scope["headers"]]))  # the first
         client = _Client(self.scope["state"], receive, send)
+        authorization = headers.get(b"authorization")
         try:
-            path = self.scope["path"] = path_of(self.scope["path"])
-            if path not in OPEN_TO_ALL:
-                self._check_key(headers.get(b"authorization"))
-            ask = ask_of(path, self.scope["query_string"])
+            name, path = self.app.locate(path_of(self.scope["path"]))
+            self.scope["path"] = path
+            self.scope["extensions"] = {**(self.scope["extensions"] or {}), BOT: {"name": name}}
+            if not self.app.lets_in(name, path, authorization):
+                raise _refusal(authorization)
+            ask = ask_of(path, self.scope["query_string"], name)
             if ask is not None or path == "/confirm":
                 refuse_other_sites(headers)
         except Problem as problem:
@@ -80,7 +91,9 @@ class HTTPConnection(TrioASGIHTTPConnection):
             return
         if ask is None:
             await super().__call__(receive, send)
-        elif not await hold(ask, self.app.bot.queue, client):
+            return
+        lets_in = partial(self.app.lets_in, name, path, authorization)
+        if not await hold(ask, self.app.bots, client, lets_in):
             if client.has_left():
                 client.cut()  # or Hypercorn, which may not have noticed, would answer 500
             await self._connection.request_left()
@@ -88,13 +101,6 @@ class HTTPConnection(TrioASGIHTTPConnection):
     @property
     def _connection(self) -> "HypercornConnection":
         return cast("HypercornConnection", self.scope["state"]["connection"])
-
-    def _check_key(self, authorization: bytes | None) -> None:
-        if self.app.lets_in(authorization):
-            return
-        if authorization is None:
-            raise Problem(401, "this server wants an API key: Authorization: Bearer <key>")
-        raise Problem(401, "the API key is not the one this server expects")
 
     async def _send_response(self, send: "ASGISendCallable", response: Any) -> None:
         """Send a page.
@@ -111,6 +117,12 @@ class HTTPConnection(TrioASGIHTTPConnection):
         async with patience(ANSWER_SECONDS, give_up) as nursery:
             nursery.cancel_scope.shield = True
             await super()._send_response(send, response)
+
+
+def _refusal(authorization: bytes | None) -> Problem:
+    if authorization is None:
+        return Problem(401, "this server wants an API key: Authorization: Bearer <key>")
+    return Problem(401, "the API key is not the one this server expects")
 
 
 class _Client:
@@ -176,24 +188,29 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
 
 
 class App(QuartTrio):
-    """The app. ``bot`` is to be set before it serves, and the ``reader`` to be run.
-
-    ``api_key`` None lets everybody in.
-    """
+    """The app. ``bots`` is to be set before it serves, and the ``reader`` to be run."""
 
     asgi_http_class = HTTPConnection
     asgi_websocket_class = WebSocketConnection
-    bot: "Bot"
-    api_key: str | None = None
+    bots: "Bots"
     reader: Reader
 
-    def lets_in(self, authorization: bytes | None) -> bool:
-        """Whether this header has the API key, or none is needed."""
-        if self.api_key is None:
+    def locate(self, path: str) -> tuple[str | None, str]:
+        """The bot that a path names, None if it names none, and the path below it."""
+        return bot_of(path) if self.bots.several else (None, path)
+
+    def lets_in(self, name: str | None, path: str, authorization: bytes | None) -> bool:
+        """Whether a request for a path of this bot has the right API key, or needs none.
+
+        Which key a bot has that is not here nobody knows: those who wait for it may have any.
+        """
+        bot = self.bots.find(name)
+        if path in OPEN_TO_ALL or (bot is None and authorization and not is_page(path)):
             return True
+        keys = [key for key in (self.bots.api_key, bot.api_key if bot else None) if key]
         scheme, _, given = (authorization or b"").partition(b" ")
-        is_key = compare_digest(given.strip(), self.api_key.encode())
-        return scheme.lower() == b"bearer" and is_key
+        are_right = [compare_digest(given.strip(), key.encode()) for key in keys]
+        return not keys or (scheme.lower() == b"bearer" and any(are_right))
 
 
 def create_app() -> App:
@@ -212,17 +229,24 @@ def create_app() -> App:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        if reason := app.bot.queue.starts.why_not_ready():
+        bot = app.bots if _is_about_all(app) else _bot(app)
+        if reason := bot.why_not_ready():
             raise Problem(503, reason)
         return Response("ready\n", content_type="text/plain")
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(await scrape.page(app.bot.queue, app.bot.metrics), content_type=METRICS)
+        if _is_about_all(app):
+            page = await scrape.page(
+                list(app.bots.by_name.values()), app.bots.metrics, app.bots.lobby.guests
+            )
+        else:
+            page = await scrape.page([_bot(app)], app.bots.metrics)
+        return Response(page, content_type=METRICS)
 
     @app.get("/gateway/bot")
     async def gateway_bot() -> Response:
-        answer = status.gateway_bot(app.bot.queue)
+        answer = status.gateway_bot(_bot(app).queue)
         if answer is None:
             raise Problem(503, "Discord's answer has not been read; is DISCORD_TOKEN set?")
         return Response(json.dumps(answer), content_type=JSON)
@@ -230,7 +254,7 @@ def create_app() -> App:
     @app.post("/confirm")
     async def confirm() -> Response:
         said = confirmation_of(request.query_string)
-        if not app.bot.queue.confirm(said.shard, said.outcome, said.grant):
+        if not _bot(app).queue.confirm(said.shard, said.outcome, said.grant):
             which = "" if said.grant is None else f" number {said.grant}"
             raise Problem(404, f"shard {said.shard} has no grant{which} of the last 15 minutes")
         return Response(b"", status=204)
@@ -238,16 +262,38 @@ def create_app() -> App:
     return app
 
 
+def _name() -> str | None:
+    """The bot that the request names; None if it names none."""
+    return cast("str | None", request.scope["extensions"][BOT]["name"])
+
+
+def _is_about_all(app: App) -> bool:
+    """Whether the request is about all of several bots."""
+    return app.bots.several and _name() is None
+
+
+def _bot(app: App) -> "Bot":
+    """The bot that the request is about. Raises Problem if it is not here."""
+    bot = app.bots.find(_name())
+    if bot is None:
+        raise Problem(
+            404, f"there is no bot {(_name() or DEFAULT)[:80]!r}; /status lists those there are"
+        )
+    return bot
+
+
 def _add_status(app: App) -> None:
     @app.get("/status")
     async def status_page() -> Response:
-        pages = app.bot.status
+        if _is_about_all(app):
+            return Response(await app.bots.overview.body(), content_type=JSON)
+        pages = _bot(app).status
         page = pages.with_seats if wants_seats(request.query_string) else pages.summary
         return Response(await page.body(), content_type=JSON)
 
     @app.get("/status/shards/<shard>")
     async def status_of_shard(shard: str) -> Response:
-        found = app.bot.status.of_shard(shard_of(shard))
+        found = _bot(app).status.of_shard(shard_of(shard))
         if found is None:
             raise Problem(404, f"shard {shard} neither waits nor was granted in the last 24 hours")
         return Response(json.dumps(found), content_type=JSON)

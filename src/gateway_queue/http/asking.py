@@ -9,6 +9,7 @@ from typing import cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from gateway_queue.queue.rules.pace import Outcome
+from gateway_queue.settings import DEFAULT
 
 # These never grant, with or without a shard, nor does what is below /status/.
 RESERVED = frozenset(
@@ -47,6 +48,7 @@ class Ask:
     shard: int | None
     wait: float | None = None
     confirm: bool = False
+    bot: str = DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +82,32 @@ def path_of(target: str) -> str:
     return url.path or "/"
 
 
-def ask_of(path: str, query: bytes) -> Ask | None:
-    """The turn that is asked for; None if it is one of the pages.
+def bot_of(path: str) -> tuple[str | None, str]:
+    """The bot that a path names, and the path below it; None where no bot is named.
+
+    A name that is left out is the empty one, which no bot has.
+    """
+    _, first, name, below, *_ = (*path.split("/", 3), "", "")
+    if first != "bots":
+        return None, path
+    return name, f"/{below}" if name or below else path
+
+
+def is_page(path: str) -> bool:
+    """Whether a path never takes a turn.
 
     A confirmation at another path than /confirm is none, but is no turn either: some proxy
     leaves its prefix in the path.
+    """
+    return path.rstrip("/") in RESERVED or path.startswith("/status/") or path.endswith("/confirm")
+
+
+def ask_of(path: str, query: bytes, bot: str | None = None) -> Ask | None:
+    """The turn of this bot that is asked for; None if there is none at this path.
 
     Raises Problem for a turn that cannot be meant.
     """
-    page = path.rstrip("/") in RESERVED or path.startswith("/status/")
-    if page or path.endswith("/confirm"):
+    if is_page(path):
         return None
     given = _parameters(query, {"shard", "wait", "confirm"})
     shard = shard_of(given["shard"]) if "shard" in given else None
@@ -101,6 +119,7 @@ def ask_of(path: str, query: bytes) -> Ask | None:
         shard,
         wait=_wait(given["wait"]) if "wait" in given else None,
         confirm=_choice("confirm", given.get("confirm", "false"), ("true", "false")) == "true",
+        bot=DEFAULT if bot is None else bot,
     )
 
 

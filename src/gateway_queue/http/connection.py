@@ -87,9 +87,11 @@ class Connection:
     """The short way of one connection."""
 
     # Thousands of these wait at once.
-    __slots__ = ("_config", "_context", "_head", "_rest", "_street", "_wire")
+    __slots__ = ("_config", "_context", "_head", "_name", "_path", "_rest", "_street", "_wire")
 
     _head: Head
+    _name: str | None  # of the bot
+    _path: str
 
     def __init__(self, street: App, config: Config, context: Context, wire: Wire) -> None:
         self._street = street
@@ -108,7 +110,7 @@ class Connection:
                 if ask is None:
                     ahead = data
                     return False
-                answered = await hold(ask, self._street.bot.queue, self)
+                answered = await hold(ask, self._street.bots, self, self._has_key)
                 if not (answered and self._head.keep_alive) or self._context.is_ending:
                     break
             return True
@@ -149,14 +151,18 @@ class Connection:
     def _plain_ask(self, data: bytes) -> Ask | None:
         """The turn that a plain request asks for; None if it is to be Hypercorn's."""
         head = plain_head(data)
-        if head is None or not self._street.lets_in(head.authorization):
+        if head is None:
             return None
         self._head = head
-        path, query = split(head.target)
+        target, query = split(head.target)
         try:
-            return ask_of(path_of(path), query)
+            self._name, self._path = self._street.locate(path_of(target))
+            return ask_of(self._path, query, self._name) if self._has_key() else None
         except Problem:
             return None
+
+    def _has_key(self) -> bool:
+        return self._street.lets_in(self._name, self._path, self._head.authorization)
 
     def _bytes(self, answer: Answer) -> bytes:
         headers = self._config.response_headers("h11")

@@ -1,17 +1,18 @@
 """Holds a request until its shard may identify: the same for every way it may have come."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
 import trio
 
+from gateway_queue.bots import Bots
 from gateway_queue.http.answers import Answer, granted, put_off
 from gateway_queue.http.asking import Ask
+from gateway_queue.lobby import Outcome
 from gateway_queue.queue import turn
-from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.standing import standing_of
-
-log = structlog.get_logger()
+from gateway_queue.watch.lines import Log
 
 
 class Client(turn.Client, Protocol):
@@ -30,26 +31,56 @@ class Client(turn.Client, Protocol):
         ...
 
 
-async def hold(ask: Ask, queue: Queue, client: Client) -> bool:
-    """Hold a request until it is answered; False if its client hung up instead.
+async def hold(ask: Ask, bots: Bots, client: Client, lets_in: Callable[[], bool]) -> bool:
+    """Hold a request until it is answered; False if its connection ended instead.
 
     The answer is a grant, or, for a request that opted in by ``wait``, that it is to ask again.
+    A request for a bot that is not here waits until it is; then ``lets_in`` tells whether the
+    request has that bot's key.
     """
     try:
-        with queue.turn(ask.shard, client, confirm=ask.confirm, wait=ask.wait) as turn:
-            await turn.wait(client.leaving)
-            standing = standing_of(turn, queue) if turn.was_put_off else None
-            if turn.grant is not None and not turn.is_handed_over:
-                await client.answer(granted(turn.grant))
-        # Out of the line, or it might be granted while it is being told to ask again.
-        if standing is not None:
-            await client.answer(put_off(standing))
+        outcome = await _hold(ask, bots, client, lets_in)
     except trio.TooSlowError:
+        log = _log_of(ask, bots)
         log.warning("answer_not_taken", shard=ask.shard, peer=client.peer)
+        outcome = None
     except Exception:
+        log = _log_of(ask, bots)
         log.exception("request_failed", shard=ask.shard, peer=client.peer)
-    else:
-        return not turn.has_left
-    # Unanswered: Hypercorn would send a 500, and old clients would identify.
-    client.cut()
-    return False
+        outcome = None
+    if outcome is None:
+        # Unanswered: Hypercorn would send a 500, and old clients would identify.
+        client.cut()
+    return bool(outcome)
+
+
+async def _hold(ask: Ask, bots: Bots, client: Client, lets_in: Callable[[], bool]) -> bool | None:
+    """True if it was answered, False if the client has left, None if it is not to be answered."""
+    wait = ask.wait
+    while (bot := bots.find(ask.bot)) is None:
+        came_at = trio.current_time()
+        match await bots.lobby.wait(ask.bot, client.leaving, wait):
+            case Outcome.CALLED if lets_in():
+                wait = None if wait is None else wait - (trio.current_time() - came_at)
+            case Outcome.PUT_OFF:
+                await client.answer(put_off(bots.lobby.standing(ask.bot)))
+                return True
+            case Outcome.LEFT:
+                return False
+            case _:
+                return None
+    with bot.queue.turn(ask.shard, client, confirm=ask.confirm, wait=wait) as turn:
+        await turn.wait(client.leaving)
+        standing = standing_of(turn, bot.queue) if turn.was_put_off else None
+        if turn.grant is not None and not turn.is_handed_over:
+            await client.answer(granted(turn.grant))
+    # Out of the line, or it might be granted while it is being told to ask again.
+    if standing is not None:
+        await client.answer(put_off(standing))
+    return None if turn.was_dropped else not turn.has_left
+
+
+def _log_of(ask: Ask, bots: Bots) -> Log:
+    bot = bots.find(ask.bot)
+    log: Log = structlog.get_logger() if bot is None else bot.log
+    return log

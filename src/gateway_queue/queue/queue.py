@@ -74,6 +74,9 @@ class Queue:
         self._former: list[Bucket] = []  # buckets before a resize, which may still have arrivals
         self._move = Move[Turn]()
         self._ended = trio.Event()
+        self._turns: dict[Turn, None] = {}  # under way, in the order of their coming
+        self._turn_ended = trio.Event()
+        self._closed = False
         self._warned_of_numberless = False
         self._repeated: dict[int, int] = {}  # grants that were confirmed for too long, by shard
         starts.count_nameless_as_one(really=layout.buckets == 1)
@@ -103,7 +106,11 @@ class Queue:
         if shard is None:
             self._warn_of_numberless()
         turn = Turn(shard, client, confirm=confirm, wait=wait, done=self._done)
-        self.bucket_of(shard).hand_in.send_nowait(turn)
+        self._turns[turn] = None
+        if self._closed:
+            turn.drop()
+        else:
+            self.bucket_of(shard).hand_in.send_nowait(turn)
         return turn
 
     def bucket_of(self, shard: int | None) -> Bucket:
@@ -153,6 +160,24 @@ class Queue:
         self.ending = True
         self._ended.set()
 
+    async def empty(self) -> None:
+        """Wait until nobody waits, and no answer is on its way."""
+        while self._turns:
+            self._turn_ended = trio.Event()
+            await self._turn_ended.wait()
+
+    async def close(self) -> None:
+        """Drop everybody who waits, and wait for the answers that are on their way.
+
+        To be called when the tasks have ended; nothing can be granted any more.
+        """
+        self._closed = True
+        for number, turn in enumerate(list(self._turns), start=1):
+            turn.drop()
+            if number % PORTION == 0:
+                await trio.lowlevel.checkpoint()
+        await self.empty()
+
     def seat(self, turn: Turn) -> Bucket:
         """Seat a turn in the line of the bucket that its shard has now, if it is not yet."""
         bucket = self.bucket_of(turn.shard)
@@ -182,10 +207,12 @@ class Queue:
             self.report(Left(turn.shard, now - since))
 
     def _done(self, turn: Turn) -> None:
+        del self._turns[turn]
+        self._turn_ended.set()
         if turn.grant is not None:
             if not turn.is_handed_over:
                 self._handed_over(turn.grant)
-        elif turn.is_in_line is not False:
+        elif turn.is_in_line is not False and not self._closed:
             self.dismiss(turn)
 
     def _handed_over(self, grant: int) -> None:

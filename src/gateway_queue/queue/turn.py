@@ -39,6 +39,7 @@ class Turn:
     # Thousands of these wait at once.
     __slots__ = (
         "_done",
+        "_dropped",
         "_left",
         "arrived_at",
         "client",
@@ -72,6 +73,7 @@ class Turn:
         self.is_handed_over = False
         self.grant: int | None = None
         self._left = False
+        self._dropped = False
         self._done = done
 
     def __enter__(self) -> Self:
@@ -93,7 +95,13 @@ class Turn:
     @property
     def was_put_off(self) -> bool:
         """The client waited for as long as it wanted to, and is to ask again."""
-        return self.grant is None and not self._left and self.waiting.cancelled_caught
+        ended_early = self._left or self._dropped
+        return self.grant is None and not ended_early and self.waiting.cancelled_caught
+
+    @property
+    def was_dropped(self) -> bool:
+        """It ended without a grant, and its client is not to be answered."""
+        return self.grant is None and self._dropped
 
     async def wait(self, leaving: Callable[[], Awaitable[object]]) -> None:
         """Wait for the grant, for as long as the client wants to, or until it is leaving."""
@@ -104,4 +112,9 @@ class Turn:
     def leave(self) -> None:
         """The bucket saw that the client has hung up, before its connection did."""
         self._left = True
+        self.waiting.cancel()
+
+    def drop(self) -> None:
+        """End it: the client is not to be answered, unless it has been granted already."""
+        self._dropped = True
         self.waiting.cancel()

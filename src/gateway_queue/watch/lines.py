@@ -21,7 +21,7 @@ from gateway_queue.queue.events import (
 )
 from gateway_queue.queue.rules.allowance import Usage
 
-log = structlog.get_logger()
+Log = structlog.typing.FilteringBoundLogger
 
 IGNORED = {
     "outdated": "it was about an earlier grant of the shard",
@@ -29,7 +29,7 @@ IGNORED = {
 }
 
 
-def write(event: Event) -> None:  # noqa: C901, PLR0912 - one branch per kind of event
+def write(event: Event, log: Log) -> None:  # noqa: C901, PLR0912 - one branch per kind of event
     """Log an event, if it is one that operators care about."""
     match event:
         case Queued(shard, bucket, position, returns):

@@ -3,7 +3,7 @@
 from collections import deque
 
 import trio
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import Counter, Histogram, disable_created_metrics
 
 from gateway_queue.queue.events import Event, Granted, InvalidSession, Left, LimitsUnread
 
@@ -18,41 +18,82 @@ LATENESSES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 REPORTS = 1_000
 
 
+class _Histogram:
+    """A histogram for each bot, and one for all of them together, where there are many."""
+
+    def __init__(self, name: str, documentation: str, buckets: tuple[float, ...]) -> None:
+        self.of_each = Histogram(name, documentation, ["bot"], registry=None, buckets=buckets)
+        self.of_all = Histogram(name, documentation, registry=None, buckets=buckets)
+
+    def of(self, bot: str) -> tuple[Histogram, Histogram]:
+        """Where what happens to a bot is observed."""
+        return self.of_each.labels(bot), self.of_all
+
+
 class Metrics:
-    """The counters and histograms of one queue."""
+    """The counters and histograms of all bots."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
         self.grants = Counter(
-            "gateway_queue_grants", "Identifies granted.", ["bucket"], registry=self.registry
+            "gateway_queue_grants", "Identifies granted.", ["bot", "bucket"], registry=None
         )
         self.abandoned = Counter(
             "gateway_queue_abandoned",
             "Requests whose client left before the grant.",
-            registry=self.registry,
+            ["bot"],
+            registry=None,
         )
-        self.wait = Histogram(
+        self.wait = _Histogram(
             "gateway_queue_wait_seconds",
             "From the first request for a seat to its grant.",
-            buckets=WAITS,
-            registry=self.registry,
+            WAITS,
         )
-        self.lateness = Histogram(
+        self.lateness = _Histogram(
             "gateway_queue_grant_lateness_seconds",
             "From the instant at which a grant could be given until it was.",
-            buckets=LATENESSES,
-            registry=self.registry,
+            LATENESSES,
         )
         self.refresh_failures = Counter(
             "gateway_queue_limits_refresh_failures",
             "Readings of Discord's session start limit that failed.",
-            registry=self.registry,
+            ["bot"],
+            registry=None,
         )
         self.invalid_sessions = Counter(
             "gateway_queue_invalid_sessions",
             "Identifies that clients reported as answered with op 9.",
-            registry=self.registry,
+            ["bot"],
+            registry=None,
         )
+
+    def of(self, bot: str) -> "BotMetrics":
+        """The part of the bot with this name, which begins at zero."""
+        return BotMetrics(self, bot)
+
+    def forget(self, bot: str) -> None:
+        """Drop the part of a bot that was removed."""
+        for family in (
+            self.grants,
+            self.abandoned,
+            self.wait.of_each,
+            self.lateness.of_each,
+            self.refresh_failures,
+            self.invalid_sessions,
+        ):
+            family.remove_by_labels({"bot": bot})
+
+
+class BotMetrics:
+    """The counters and histograms of one bot."""
+
+    def __init__(self, metrics: Metrics, bot: str) -> None:
+        self._metrics = metrics
+        self._bot = bot
+        self._abandoned = metrics.abandoned.labels(bot)
+        self._refresh_failures = metrics.refresh_failures.labels(bot)
+        self._invalid_sessions = metrics.invalid_sessions.labels(bot)
+        self._wait = metrics.wait.of(bot)
+        self._lateness = metrics.lateness.of(bot)
         # When they were reported, and of which shards.
         self.latest_invalid_sessions: deque[tuple[float, int]] = deque(maxlen=REPORTS)
 
@@ -60,13 +101,15 @@ class Metrics:
         """Count what the queue reports."""
         match event:
             case Granted():
-                self.grants.labels(event.bucket).inc()
-                self.wait.observe(event.waited)
-                self.lateness.observe(event.late)
+                self._metrics.grants.labels(self._bot, event.bucket).inc()
+                for wait in self._wait:
+                    wait.observe(event.waited)
+                for lateness in self._lateness:
+                    lateness.observe(event.late)
             case Left():
-                self.abandoned.inc()
+                self._abandoned.inc()
             case LimitsUnread():
-                self.refresh_failures.inc()
+                self._refresh_failures.inc()
             case InvalidSession():
-                self.invalid_sessions.inc()
+                self._invalid_sessions.inc()
                 self.latest_invalid_sessions.append((trio.current_time(), event.shard))

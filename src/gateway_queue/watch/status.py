@@ -14,7 +14,7 @@ from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.allowance import ReadAllowance
 from gateway_queue.queue.standing import Standing, all_in_in, standing_of
 from gateway_queue.queue.turn import Turn
-from gateway_queue.watch.metrics import Metrics
+from gateway_queue.watch.metrics import BotMetrics
 
 # A page is made at most once in so many seconds, whoever asks.
 GOOD_FOR = 1.0
@@ -55,7 +55,7 @@ class Page:
 class Status:
     """The pages about the state of one queue."""
 
-    def __init__(self, queue: Queue, metrics: Metrics) -> None:
+    def __init__(self, queue: Queue, metrics: BotMetrics) -> None:
         self._queue = queue
         self._metrics = metrics
         self.summary = Page(self._summary)
@@ -115,7 +115,7 @@ class Status:
             "uptime": _rounded(now - queue.started_at),
             "ready": starts.why_not_ready() is None,
             "obstacle": "ending" if queue.ending else starts.obstacle(now),
-            "limits": _limits(queue, now),
+            "limits": limits_of(queue, now),
             "pace": {"interval": queue.spacing.interval},
             "waiting": waiting,
             "away": sum(bucket["away"] for bucket in buckets),
@@ -185,7 +185,7 @@ def gateway_bot(queue: Queue) -> dict[str, Any] | None:
     }
 
 
-def _limits(queue: Queue, now: float) -> dict[str, Any]:
+def limits_of(queue: Queue, now: float) -> dict[str, Any]:
     allowance, failure = queue.starts.allowance, queue.limits_failure
     age = None
     if isinstance(allowance, ReadAllowance) and allowance.known:

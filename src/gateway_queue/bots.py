@@ -1,0 +1,237 @@
+"""All bots of a server: which there are, and what they share.
+
+They share the journal's file, one client for Discord and the metrics. Each has tasks of its
+own, and what happens to one of them costs the others nothing. With a directory of bots they
+come, change and go as its files do.
+"""
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack, closing
+from functools import partial
+
+import structlog
+import trio
+
+from gateway_queue.bot import Bot
+from gateway_queue.discord import Discord
+from gateway_queue.keeper.lock import JournalHeldError
+from gateway_queue.keeper.sqlite import Journals
+from gateway_queue.lobby import Lobby
+from gateway_queue.queue.journal import JournalError
+from gateway_queue.roster import Directory, Roster, name_of
+from gateway_queue.settings import DEFAULT, Settings, bot_of
+from gateway_queue.watch import lines, overview
+from gateway_queue.watch.metrics import Metrics
+from gateway_queue.watch.status import Page
+
+log = structlog.get_logger()
+
+# How long to wait for the journal of a server that is just ending, as in a restart.
+JOURNAL_PATIENCE = 30.0
+JOURNAL_RETRY = 0.1
+
+# How often the directory is looked at, in seconds, without being told to.
+LOOK = 15.0
+
+
+class Bots:
+    """The bots by name. With ``several`` there is a directory that says which there are.
+
+    ``api_key`` opens all of them.
+    """
+
+    def __init__(self, *, several: bool = False, api_key: str | None = None) -> None:
+        self.several = several
+        self.api_key = api_key
+        self.by_name: dict[str, Bot] = {}
+        self.faults: dict[str, str] = {}  # what is wrong with a file, by its name
+        self.lobby = Lobby()
+        self.metrics = Metrics()
+        self.overview = Page(partial(overview.page, self))
+        self.asked_to_look = trio.Event()
+
+    def find(self, name: str | None) -> Bot | None:
+        """The bot of this name; None is the default one."""
+        return self.by_name.get(DEFAULT if name is None else name)
+
+    def why_not_ready(self) -> str | None:
+        """What an operator has to mend before anything is granted; None if nothing.
+
+        It is about the default bot, or, where there is none, about all: that one of them has
+        to wait is no reason to send the clients of the others away.
+        """
+        default = self.find(None)
+        asked = self.by_name.values() if default is None else [default]
+        reasons = [bot.why_not_ready() for bot in asked]
+        return next(iter(reasons), None) if None not in reasons else None
+
+    def look(self) -> None:
+        """Look at the directory now."""
+        self.asked_to_look.set()
+
+    def end(self) -> None:
+        """From now on tell the patient to ask again later; the others go on waiting."""
+        self.lobby.end()
+        for bot in self.by_name.values():
+            bot.queue.end()
+
+
+async def run(
+    settings: Settings, *, task_status: trio.TaskStatus[Bots] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Open the journal, make the bots and run their tasks, for ever."""
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    bots = Bots(several=settings.bots is not None, api_key=key)
+    async with AsyncExitStack() as shared:
+        journals = shared.enter_context(closing(await _open_journals(settings)))
+        discord = None
+        if settings.token is not None or settings.bots is not None:
+            discord = await shared.enter_async_context(Discord(settings.api))
+        make = partial(_bot, journals, bots.metrics)
+        if settings.bots is None:
+            # The only bot: the process ends with it, and whoever supervises that is told.
+            bot = bots.by_name[DEFAULT] = make(DEFAULT, settings, log)
+            task_status.started(bots)
+            await bot.run(discord, alone=True)
+            return
+        async with trio.open_nursery() as nursery:
+            following = _Following(bots, settings, make, discord, nursery)
+            following.look()
+            task_status.started(bots)
+            await following.run()
+
+
+class _Following:
+    """Has the bots follow their directory.
+
+    One application has one bot at a time: another one for it, by whatever name, starts when
+    the one before has ended.
+    """
+
+    def __init__(
+        self,
+        bots: Bots,
+        settings: Settings,
+        make: Callable[[str, Settings, lines.Log], Bot],
+        discord: Discord | None,
+        nursery: trio.Nursery,
+    ) -> None:
+        assert settings.bots is not None  # noqa: S101 - the caller asked
+        self._bots = bots
+        self._directory = Directory(settings.bots, settings)
+        self._grace = settings.shutdown_grace
+        self._make = make
+        self._discord = discord
+        self._nursery = nursery
+        self._roster = Roster({}, {}, frozenset())
+        self._fixed: dict[str, Settings] = {}  # those that the directory does not have
+        if settings.token is not None:
+            self._fixed[DEFAULT] = settings.model_copy(update={"api_key": None})
+        self._running: dict[str, Bot] = {}  # by application, those that are ending among them
+        self._ignored: frozenset[str] = frozenset()
+        self._unreadable = ""
+
+    async def run(self) -> None:
+        """Look at the directory when asked to, and every LOOK seconds, for ever."""
+        while True:
+            with trio.move_on_after(LOOK):
+                await self._bots.asked_to_look.wait()
+            self._bots.asked_to_look = trio.Event()
+            # In a thread, as the disk may be slow, or somebody else's.
+            await trio.to_thread.run_sync(self._read, abandon_on_cancel=True)
+            self._follow()
+
+    def look(self) -> None:
+        """Look at the directory now, and wait for the disk."""
+        self._read()
+        self._follow()
+
+    def _read(self) -> None:
+        try:
+            self._roster = self._directory.read()
+        except OSError as error:
+            if str(error) != self._unreadable:
+                log.error(
+                    "bots_unreadable", error=str(error), hint="the bots go on as they were before"
+                )
+            self._unreadable = str(error)
+        else:
+            self._unreadable = ""
+
+    def _follow(self) -> None:
+        for name in self._roster.ignored - self._ignored:
+            log.warning("bot_folder_ignored", name=name, hint="a bot is a file")
+        self._ignored = self._roster.ignored
+        for name, bot in list(self._bots.by_name.items()):
+            settings = self._roster.bots.get(name)
+            if name in self._fixed:
+                continue
+            if name not in self._roster.names or (settings and not bot.may_become(settings)):
+                del self._bots.by_name[name]
+                self._nursery.start_soon(bot.end, self._grace)
+            elif settings and bot.become(settings):
+                log.info("bot_changed", bot=name)
+        self._start_the_missing()
+
+    def _start_the_missing(self) -> None:
+        faults = dict(self._roster.wrong)
+        for name, settings in sorted((self._roster.bots | self._fixed).items()):
+            if name in self._bots.by_name:
+                continue
+            other = self._running.get(bot_of(settings.token, name))
+            if other is None:
+                try:
+                    self._start(name, settings)
+                except JournalError as error:
+                    faults[name] = str(error)
+            elif self._bots.by_name.get(other.name) is other:
+                faults[name] = (
+                    f"it has the application id of the bot {other.name}, {other.application};"
+                    " allowed: one name for each"
+                )
+        for file, why in sorted(faults.items() - self._bots.faults.items()):
+            is_here = name_of(file) in self._bots.by_name
+            verdict = "it goes on as before" if is_here else "it is not served"
+            log.error("bot_file_wrong", file=file, error=why, meanwhile=verdict)
+        self._bots.faults = faults
+
+    def _start(self, name: str, settings: Settings) -> None:
+        bot = self._make(name, settings, log.bind(bot=name))
+        self._running[bot.application] = bot
+        self._bots.by_name[name] = bot
+        self._nursery.start_soon(self._run, bot)
+        self._nursery.start_soon(self._bots.lobby.call, name)
+        log.info("bot_added", bot=name, application=bot.application)
+
+    async def _run(self, bot: Bot) -> None:
+        await bot.run_until_ended(self._discord)
+        del self._running[bot.application]
+        if bot.name not in self._bots.by_name:
+            self._bots.metrics.forget(bot.name)
+        log.info("bot_removed", bot=bot.name, application=bot.application)
+        self._start_the_missing()
+
+
+def _bot(
+    journals: Journals, metrics: Metrics, name: str, settings: Settings, log: lines.Log
+) -> Bot:
+    journal = partial(journals.of, bot_of(settings.token, name))
+    return Bot(name, settings, journal, metrics.of(name), log)
+
+
+async def _open_journals(settings: Settings) -> Journals:
+    path = settings.journal_path
+    if path is None:
+        return Journals.in_memory()
+    deadline = trio.current_time() + JOURNAL_PATIENCE
+    waiting = False
+    while True:
+        try:
+            return Journals.at(path, heir=bot_of(settings.token))
+        except JournalHeldError as error:
+            if trio.current_time() > deadline:
+                raise
+            if not waiting:
+                log.warning("waiting_for_journal", error=str(error), at_most=JOURNAL_PATIENCE)
+                waiting = True
+        await trio.sleep(JOURNAL_RETRY)

@@ -1,0 +1,92 @@
+"""What the terminal shows of the /status of several bots."""
+
+import json
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gateway_queue.cli.bots_report import is_of_several, parse, report
+
+LIMITS = {
+    "known": True,
+    "source": "discord",
+    "total": 1000,
+    "remaining": 788,
+    "reserve": 50,
+    "reset_in": 50_580.0,
+    "failure": None,
+}
+
+
+def bot(name: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "ready": True,
+        "obstacle": None,
+        "waiting": 0,
+        "away": 0,
+        "slowed_down": 0,
+        "granted": 12,
+        "limits": LIMITS,
+    } | changes
+
+
+def overview(*bots: dict[str, Any], **changes: Any) -> bytes:
+    return json.dumps(
+        {
+            "version": "1.2.3",
+            "ready": True,
+            "waiting": 0,
+            "unknown_bot_waiting": 0,
+            "bots": bots,
+            "faults": [],
+        }
+        | changes
+    ).encode()
+
+
+def shown(body: bytes) -> list[str]:
+    text = StringIO()
+    console = Console(file=text, width=100, highlight=False)
+    console.print(report(parse(body), "http://queue.test"))
+    return [line.rstrip() for line in text.getvalue().splitlines()]
+
+
+def test_each_bot_has_a_line_and_those_in_trouble_come_first() -> None:
+    refused = bot("b", ready=False, obstacle="limits_unknown", limits=LIMITS | {"known": False})
+
+    lines = shown(overview(bot("a", waiting=3), refused, bot("c")))
+
+    assert lines[0] == "Gateway Queue 1.2.3 at http://queue.test, 3 bots"
+    assert [line.split()[:3] for line in lines[3:]] == [
+        ["b", "limits", "unknown"],
+        ["a", "granting", "3"],
+        ["c", "ready", "0"],
+    ]
+    assert lines[4].split()[-2:] == ["738", "12"]
+
+
+def test_what_is_wrong_is_told_without_what_a_terminal_would_obey() -> None:
+    fault = {"file": "x\x1b[31m.toml", "error": "it is \a not TOML"}
+
+    lines = shown(overview(faults=[fault], unknown_bot_waiting=2))
+
+    assert lines[-2:] == [
+        "x?[31m.toml: it is ? not TOML",
+        "2 waiting for bots that are not here",
+    ]
+
+
+@pytest.mark.parametrize("body", [overview(bot("\x1b[31m")), overview(bots=5), b'{"bots": []}'])
+def test_what_is_no_overview_is_refused(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"bots|version"):
+        parse(body)
+
+
+def test_the_status_of_one_bot_is_another() -> None:
+    assert is_of_several(overview())
+    assert not is_of_several(b'{"buckets": []}')
+    with pytest.raises(ValueError, match="JSON"):
+        is_of_several(b"{")
