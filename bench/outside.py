@@ -153,10 +153,12 @@ def _fill_journal(python: str, directory: Path, rows: int) -> None:
     with Server(python, directory, buckets=1, interval=1) as server:
         server.port()
     a_day_ago = time.time() - DAY + 600
-    grants = ((a_day_ago + n * (DAY - 1200) / rows, n) for n in range(rows))
+    grants = ((n + 1, a_day_ago + n * (DAY - 1200) / rows, n) for n in range(rows))
     with closing(sqlite3.connect(directory / "journal.sqlite")) as database, database:
         database.executemany(
-            "INSERT INTO grants (granted_at, shard, bucket, confirm) VALUES (?, ?, 0, 0)", grants
+            "INSERT INTO grants (bot, number, granted_at, shard, bucket, confirm)"
+            " VALUES ('no-token', ?, ?, ?, 0, 0)",
+            grants,
         )
 
 

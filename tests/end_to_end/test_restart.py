@@ -47,7 +47,7 @@ def truncate(journal: Path) -> None:
 def write(journal: Path) -> None:
     """As a second server would."""
     with closing(sqlite3.connect(journal)) as database, database:
-        database.execute("INSERT INTO grants SELECT max(number) + 1, 0, 7, 0, 0 FROM grants")
+        database.execute("INSERT INTO grants SELECT bot, max(number) + 1, 0, 7, 0, 0 FROM grants")
 
 
 @pytest.fixture

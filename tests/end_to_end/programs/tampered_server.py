@@ -55,11 +55,11 @@ def bucket_crashes() -> None:
 def refresh_crashes() -> None:
     """As the limits are first read, which takes long enough for somebody to wait."""
 
-    async def crash(_: object) -> None:
+    async def crash(*_: object) -> None:
         await trio.sleep(1)
         raise SABOTAGE
 
-    patch.object(discord, "read_limit", crash).start()
+    patch.object(discord.Discord, "read_limit", crash).start()
 
 
 def short_way_fails_at_first() -> None:
