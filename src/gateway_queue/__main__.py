@@ -29,7 +29,8 @@ def _heed_sigterm() -> None:
     """
     serves = COMMANDS.isdisjoint(sys.argv[1:])
     code = 0 if serves else 128 + signal.SIGTERM
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(code))
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # not if it is to be ignored
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(code))
 
 
 if __name__ == "__main__":
