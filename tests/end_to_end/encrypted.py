@@ -44,7 +44,7 @@ class Identity:
 
     def trust(self, *alpn: str) -> ssl.SSLContext:
         """A client's view of it."""
-        context = ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.issuer.configure_trust(context)
         context.set_alpn_protocols(alpn)
         return context
