@@ -7,7 +7,7 @@ import pytest
 import trio
 from encrypted import Identity, Stream, connected
 from harness import Program, running_server
-from raw import Client
+from raw import Client, connect, tampered_server
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -113,6 +113,15 @@ async def test_an_odd_head_costs_nobody_else_anything(
         granted = [line["shard"] for line in server.logged_so_far("identify_granted")]
         assert sorted(granted) == expected
         assert not server.logged_so_far("connection_failed")
+
+
+async def test_a_head_that_does_not_end_is_not_answered() -> None:
+    async with tampered_server("idle_connections_close_soon") as server:
+        for begin in (b"", b"GET /?sha", PLAIN[:-1]):
+            async with connect(server) as client:
+                await client.stream.send_all(begin)
+                assert await client.rest() == b"", begin
+        assert not server.logged_so_far("identify_queued")
 
 
 async def send(parts: list[bytes], shard: int, client: Client, server: Program) -> None:
