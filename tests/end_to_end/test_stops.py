@@ -17,7 +17,7 @@ from background import background
 from encrypted import Identity, connected, connected_http2, encrypt
 from harness import Program, running_server
 from instants import StampedStream
-from raw import Answer, Client, tampered_server
+from raw import Answer, Client, connect_http2, tampered_server
 
 INTERVAL = 0.2
 SECONDS = 0.6  # of a stop; a client of these servers has 0.3 to take its answer
@@ -148,6 +148,7 @@ async def test_a_stop_is_not_the_time_of_a_client_that_stood_still_as_well(
     async with trio.open_nursery() as nursery:
         for way in ("short way", "short way, TLS", "through Hypercorn"):
             nursery.start_soon(both_stopped_before_the_end_of_an_answer, way, identity)
+        nursery.start_soon(both_stopped_before_the_end_of_a_stream)
 
 
 async def both_stopped_before_the_end_of_an_answer(way: str, identity: Identity) -> None:
@@ -165,6 +166,25 @@ async def both_stopped_before_the_end_of_an_answer(way: str, identity: Identity)
             assert (await client.answer()).is_grant, (way, shard)
         await server.logged("identify_granted", shard=asked - 1)
         assert not server.logged_so_far("answer_not_taken"), way
+
+
+async def both_stopped_before_the_end_of_a_stream() -> None:
+    """Of HTTP/2, where the client has said that it takes no body for now."""
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server,
+        connect_http2(server, window=0) as client,
+    ):
+        stream = await client.ask("/?shard=0")
+        await client.answer_begun(stream)
+        server.process.send_signal(signal.SIGSTOP)
+        await trio.sleep(LONG)
+        server.process.send_signal(signal.SIGCONT)
+        await trio.sleep(LATER)
+        client.protocol.increment_flow_control_window(1_000, stream)
+        await client.flush()
+        [answer] = await client.answers([stream])
+        assert answer.is_grant
+        assert not server.logged_so_far("answer_not_taken")
 
 
 @asynccontextmanager
