@@ -18,7 +18,7 @@ FLOORS = [
     {"queue/rules"},
     {"queue"},
     {"log.py"},
-    {"keeper", "watch", "discord.py", "settings.py", "no_proxy.py"},
+    {"keeper", "operate", "watch", "discord.py", "settings.py", "no_proxy.py"},
     {"bot.py", "lobby.py", "roster.py"},
     {"bots.py"},
     {"http"},

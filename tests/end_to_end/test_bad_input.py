@@ -58,6 +58,8 @@ NOT_A_TURN = {
     "/readyz?shard=abc": 200,
     "/dashboard?shard=1": 404,
     "/openapi.json?shard=1": 200,
+    "/plan?shard=1": 400,
+    "/plan?shards=2&shard=1": 200,
 }
 
 

@@ -76,6 +76,7 @@ UNTYPED = {
 # What a section is about, where that needs more than the settings of all.
 SETTINGS: dict[str, dict[str, object]] = {
     "docs/http.md: `wait=S`: be told to ask again": {"GATEWAY_QUEUE_INTERVAL": 5.5},
+    "docs/http.md: `/plan`": {"GATEWAY_QUEUE_INTERVAL": 5.5},
     "docs/http.md: API key": {"GATEWAY_QUEUE_API_KEY": "KEY"},
 }
 

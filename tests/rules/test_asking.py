@@ -14,18 +14,24 @@ from gateway_queue.http.asking import (
     RESERVED,
     Ask,
     Confirmation,
+    Launch,
     Problem,
     ask_of,
     confirmation_of,
+    launch_of,
     path_of,
 )
+from gateway_queue.operate.plan import LONGEST_INTERVAL, MOST_SHARDS
+from gateway_queue.queue.rules.allowance import MOST_BUCKETS
 from gateway_queue.queue.rules.pace import Outcome
 
 T = TypeVar("T")
 
 SHARDS = st.integers(0, LARGEST_SHARD)
 WAITS = st.floats(0, LONGEST_WAIT, exclude_min=True)
-NAMES = st.sampled_from([b"shard", b"wait", b"confirm", b"outcome", b"Shard", b"token", b""])
+NAMES = st.sampled_from(
+    [b"shard", b"wait", b"confirm", b"outcome", b"shards", b"Shard", b"token", b""]
+)
 PIECES = st.tuples(NAMES, st.sampled_from([b"=", b"", b"%3D", b"=="]), st.binary(max_size=20))
 QUERIES = st.binary(max_size=200) | st.builds(
     b"&".join, st.lists(PIECES.map(b"".join) | st.just(b"shard=1"), max_size=5)
@@ -62,6 +68,30 @@ def test_any_bytes_confirm_a_shard_or_are_a_problem(query: bytes) -> None:
         assert confirmation.status == 400
     else:
         assert 0 <= confirmation.shard <= LARGEST_SHARD
+
+
+@given(query=QUERIES, configured=st.floats(0.1, LONGEST_INTERVAL))
+def test_any_bytes_are_a_launch_or_a_problem(query: bytes, configured: float) -> None:
+    launch = understood(launch_of, query, configured)
+
+    if isinstance(launch, Problem):
+        assert launch.status == 400
+    else:
+        assert 1 <= launch.shards <= MOST_SHARDS
+
+
+@given(
+    shards=st.integers(1, MOST_SHARDS),
+    interval=st.none() | st.floats(5, LONGEST_INTERVAL),
+    max_concurrency=st.none() | st.integers(1, MOST_BUCKETS),
+)
+def test_a_launch_is_understood(
+    shards: int, interval: float | None, max_concurrency: int | None
+) -> None:
+    given = {"shards": shards, "interval": interval, "max_concurrency": max_concurrency}
+    query = urlencode({name: value for name, value in given.items() if value is not None})
+
+    assert launch_of(query.encode(), 5.5) == Launch(shards, interval, max_concurrency)
 
 
 @given(target=st.text() | st.text().map("http://{}".format))

@@ -9,6 +9,7 @@ what a request opted in to with ``wait``.
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from hmac import compare_digest
 from importlib.resources import files
@@ -28,6 +29,7 @@ from gateway_queue.http.asking import (
     bot_of,
     confirmation_of,
     is_page,
+    launch_of,
     path_of,
     refuse_other_sites,
     shard_of,
@@ -36,6 +38,7 @@ from gateway_queue.http.asking import (
 from gateway_queue.http.holding import hold
 from gateway_queue.http.reader import Reader
 from gateway_queue.http.wire import patience
+from gateway_queue.operate.planning import plan_at
 from gateway_queue.settings import DEFAULT
 from gateway_queue.watch import scrape, status
 
@@ -222,6 +225,7 @@ def create_app() -> App:
     app.register_error_handler(Exception, _failure_page)
     app.add_url_rule("/openapi.json", view_func=_openapi)
     _add_status(app)
+    _add_plan(app)
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -297,6 +301,17 @@ def _add_status(app: App) -> None:
         if found is None:
             raise Problem(404, f"shard {shard} neither waits nor was granted in the last 24 hours")
         return Response(json.dumps(found), content_type=JSON)
+
+
+def _add_plan(app: App) -> None:
+    @app.get("/plan")
+    async def plan() -> Response:
+        queue = _bot(app).queue
+        launch = launch_of(request.query_string, queue.spacing.interval)
+        found = plan_at(queue, launch.shards, launch.interval, launch.max_concurrency)
+        if found is None:
+            raise Problem(503, "Discord's session start limit is not known; the log says why")
+        return Response(json.dumps(asdict(found)), content_type=JSON)
 
 
 async def _openapi() -> Response:

@@ -1,6 +1,7 @@
 """What a request asks for, and the problems that it may have. Pure."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from http import HTTPStatus
 from typing import cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from gateway_queue.operate.plan import LONGEST_INTERVAL, MOST_SHARDS, shortest_interval
+from gateway_queue.queue.rules.allowance import MOST_BUCKETS
 from gateway_queue.queue.rules.pace import Outcome
 from gateway_queue.settings import DEFAULT
 
@@ -20,6 +23,7 @@ RESERVED = frozenset(
         "/healthz",
         "/metrics",
         "/openapi.json",
+        "/plan",
         "/readyz",
         "/status",
     }
@@ -58,6 +62,15 @@ class Confirmation:
     shard: int
     grant: int | None
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A launch that is to be planned; None: with the interval or the limit that there is."""
+
+    shards: int
+    interval: float | None = None
+    max_concurrency: int | None = None
 
 
 def split(target: bytes) -> tuple[str, bytes]:
@@ -157,6 +170,20 @@ def wants_seats(query: bytes) -> bool:
     return _choice("seats", given.get("seats", "false"), ("true", "false")) == "true"
 
 
+def launch_of(query: bytes, configured: float) -> Launch:
+    """The launch to plan for a server with this interval; raises Problem if it is not said well."""
+    given = _parameters(query, {"shards", "interval", "max_concurrency"})
+    if "shards" not in given:
+        raise Problem(400, "shards is missing; ask with /plan?shards=2000")
+    shortest = shortest_interval(configured)
+    name = "max_concurrency"
+    return Launch(
+        _whole("shards", given["shards"], MOST_SHARDS),
+        _interval(given["interval"], shortest) if "interval" in given else None,
+        _whole(name, given[name], MOST_BUCKETS) if name in given else None,
+    )
+
+
 def _parameters(query: bytes, names: set[str]) -> Mapping[str, str]:
     given: dict[str, str] = {}
     for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
@@ -188,15 +215,35 @@ def _grant(text: str) -> int:
 
 
 def _wait(text: str) -> float:
-    """What is left of a client's own deadline may be 19.999731540679932, or 1e-05."""
-    number = r"[0-9]{1,10}(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?"
-    if re.fullmatch(number, text) and 0 < float(text) <= LONGEST_WAIT:
-        return float(text)
+    if 0 < (seconds := _seconds(text)) <= LONGEST_WAIT:
+        return seconds
     raise Problem(
         400,
         f"wait is {text[:40]!r}; it must be a number of seconds above 0, at most {LONGEST_WAIT},"
         " for example wait=20",
     )
+
+
+def _interval(text: str, shortest: float) -> float:
+    if shortest <= (seconds := _seconds(text)) <= LONGEST_INTERVAL:
+        return seconds
+    raise Problem(
+        400,
+        f"interval is {text[:40]!r}; it must be a number of seconds from {shortest:g} to"
+        f" {LONGEST_INTERVAL:g}, for example interval=6",
+    )
+
+
+def _whole(name: str, text: str, most: int) -> int:
+    if re.fullmatch("[0-9]{1,10}", text) and 1 <= int(text) <= most:
+        return int(text)
+    raise Problem(400, f"{name} is {text[:40]!r}; it must be a whole number from 1 to {most}")
+
+
+def _seconds(text: str) -> float:
+    """A number as JSON has it, such as 19.999731540679932 or 1e-05; nan if it is none."""
+    number = r"[0-9]{1,10}(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?"
+    return float(text) if re.fullmatch(number, text) else math.nan
 
 
 def _choice(name: str, text: str, choices: tuple[str, ...]) -> str:

@@ -51,6 +51,13 @@ class Layout:
         """The bucket of a shard; a request that names none belongs to bucket 0."""
         return (shard or 0) % self.max_concurrency % self.buckets
 
+    def how_many(self, bucket: int, shards: int) -> int:
+        """How many of the shards 0 to ``shards`` - 1 are in a bucket; in none more than in 0."""
+        rounds, rest = divmod(shards, self.max_concurrency)
+        keys = len(range(bucket, self.max_concurrency, self.buckets))
+        keys_of_rest = len(range(bucket, rest, self.buckets))
+        return rounds * keys + keys_of_rest
+
 
 @dataclass(frozen=True, slots=True)
 class Spacing:
