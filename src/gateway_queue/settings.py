@@ -37,6 +37,9 @@ SECRETS = Path("/run/secrets")
 
 PREFIX = "GATEWAY_QUEUE_"
 
+# More session starts a day than any bot has.
+MOST_STARTS = 1_000_000
+
 # The name of the bot that is meant where none is named.
 DEFAULT = "default"
 
@@ -158,7 +161,7 @@ Token = Annotated[SecretStr, BeforeValidator(_token)]
 APIKey = Annotated[SecretStr, BeforeValidator(_api_key)]
 Interval = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 MaxConcurrency = Annotated[int, Field(ge=1, le=MOST_BUCKETS)]
-DailyStarts = Annotated[int, Field(ge=1, le=1_000_000)]
+DailyStarts = Annotated[int, Field(ge=1, le=MOST_STARTS)]
 ReserveSetting = Annotated[Reserve, PlainValidator(_reserve)]
 SeatTTL = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 CrashLoopSetting = Annotated[CrashLoop | None, PlainValidator(_crash_loop)]
@@ -215,7 +218,7 @@ class Settings(BaseSettings):
         "GATEWAY_QUEUE_DAILY_STARTS",
         1000,
         "without a token: session starts in any 24 hours",
-        "a whole number from 1 to 1000000",
+        f"a whole number from 1 to {MOST_STARTS}",
     )
     reserve: ReserveSetting = _setting(
         "GATEWAY_QUEUE_RESERVE",

@@ -77,6 +77,7 @@ UNTYPED = {
 SETTINGS: dict[str, dict[str, object]] = {
     "docs/http.md: `wait=S`: be told to ask again": {"GATEWAY_QUEUE_INTERVAL": 5.5},
     "docs/http.md: `/plan`": {"GATEWAY_QUEUE_INTERVAL": 5.5},
+    "docs/operating.md: Plan a launch": {"GATEWAY_QUEUE_INTERVAL": 5.5},
     "docs/http.md: API key": {"GATEWAY_QUEUE_API_KEY": "KEY"},
 }
 

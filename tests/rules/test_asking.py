@@ -14,14 +14,13 @@ from gateway_queue.http.asking import (
     RESERVED,
     Ask,
     Confirmation,
-    Launch,
     Problem,
     ask_of,
     confirmation_of,
     launch_of,
     path_of,
 )
-from gateway_queue.operate.plan import LONGEST_INTERVAL, MOST_SHARDS
+from gateway_queue.operate.plan import LONGEST_INTERVAL, MOST_SHARDS, Launch
 from gateway_queue.queue.rules.allowance import MOST_BUCKETS
 from gateway_queue.queue.rules.pace import Outcome
 

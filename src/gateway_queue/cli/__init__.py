@@ -1,9 +1,11 @@
 """The ``gateway-queue`` command.
 
 ``main.py``    serves, and has the others
+``plan.py``    tells how long a launch takes, as ``plan_report.py`` words it
 ``status.py``  shows what a server is doing, as ``report.py`` words it
 ``wait.py``    waits for a shard's turn
+``page.py``    fetches what a server says
 ``common.py``  what they share
 """
 
-COMMANDS = frozenset({"status", "wait"})  # each in its module
+COMMANDS = frozenset({"plan", "status", "wait"})  # each in its module

@@ -145,7 +145,7 @@ def report(status: Status, address: str) -> RenderableType:
         facts.add_row("Last failure", _failure(status.limits.failure))
     last_day = status.last_24_hours
     facts.add_row(
-        "Last 24 hours", f"{_many(last_day.granted, 'grant')} to {_many(last_day.shards, 'shard')}"
+        "Last 24 hours", f"{many(last_day.granted, 'grant')} to {many(last_day.shards, 'shard')}"
     )
     facts.add_row("Slowed down", _slowed_down(status.slowed_down))
     title = Text.assemble(
@@ -254,7 +254,7 @@ def _slowed_down(slowed_down: AllSlowedDown) -> Text:
         return Text("none")
     lines = [
         f"{_name(slowed.shard)} for {length(slowed.eligible_in)}"
-        f" (crash loop, level {slowed.level}, {_many(slowed.starts, 'start')} in 24h)"
+        f" (crash loop, level {slowed.level}, {many(slowed.starts, 'start')} in 24h)"
         for slowed in slowed_down.longest[:MOST_SLOWED_SHOWN]
     ]
     if slowed_down.shards > len(lines):
@@ -270,7 +270,7 @@ def _lines(status: Status) -> RenderableType:
     """The line of each bucket with people in it; the longest lines if there are many."""
     taken = [bucket for bucket in status.buckets if bucket.waiting or bucket.away]
     if not taken:
-        return Text(_many(len(status.buckets), "bucket") + ", all empty")
+        return Text(many(len(status.buckets), "bucket") + ", all empty")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("Bucket", "Waiting", "Away", "Opens in"):
         table.add_column(name, justify="right", overflow="fold")
@@ -294,7 +294,7 @@ def _lines(status: Status) -> RenderableType:
     empty = len(status.buckets) - len(taken)
     if not empty:
         return table
-    return Group(table, Text(f"and {_many(empty, 'empty bucket')}", "dim"))
+    return Group(table, Text(f"and {many(empty, 'empty bucket')}", "dim"))
 
 
 def _seat(seat: Seat) -> Text:
@@ -303,7 +303,7 @@ def _seat(seat: Seat) -> Text:
     return Text(f"{shard} in {at}", "yellow" if seat.reason == "crash_loop" else "")
 
 
-def _many(number: int, noun: str) -> str:
+def many(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

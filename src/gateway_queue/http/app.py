@@ -307,8 +307,7 @@ def _add_plan(app: App) -> None:
     @app.get("/plan")
     async def plan() -> Response:
         queue = _bot(app).queue
-        launch = launch_of(request.query_string, queue.spacing.interval)
-        found = plan_at(queue, launch.shards, launch.interval, launch.max_concurrency)
+        found = plan_at(queue, launch_of(request.query_string, queue.spacing.interval))
         if found is None:
             raise Problem(503, "Discord's session start limit is not known; the log says why")
         return Response(json.dumps(asdict(found)), content_type=JSON)

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from gateway_queue.operate.plan import LONGEST_INTERVAL, MOST_SHARDS, shortest_interval
+from gateway_queue.operate.plan import LONGEST_INTERVAL, MOST_SHARDS, Launch, shortest_interval
 from gateway_queue.queue.rules.allowance import MOST_BUCKETS
 from gateway_queue.queue.rules.pace import Outcome
 from gateway_queue.settings import DEFAULT
@@ -62,15 +62,6 @@ class Confirmation:
     shard: int
     grant: int | None
     outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """A launch that is to be planned; None: with the interval or the limit that there is."""
-
-    shards: int
-    interval: float | None = None
-    max_concurrency: int | None = None
 
 
 def split(target: bytes) -> tuple[str, bytes]:

@@ -17,6 +17,15 @@ LONGEST_INTERVAL = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
+class Launch:
+    """A launch that is to be planned; None: with the interval or the limit that there is."""
+
+    shards: int
+    interval: float | None = None
+    max_concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ahead:
     """What the shards of a launch find in a bucket: who waits there, and when it opens."""
 

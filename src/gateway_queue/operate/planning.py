@@ -5,16 +5,14 @@ It reads the queue and the trio clock, and changes nothing.
 
 import trio
 
-from gateway_queue.operate.plan import Ahead, Limits, Plan, plan, resized
+from gateway_queue.operate.plan import Ahead, Launch, Limits, Plan, plan, resized
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.allowance import DAY
 from gateway_queue.queue.rules.pace import Layout
 
 
-def plan_at(
-    queue: Queue, shards: int, interval: float | None = None, max_concurrency: int | None = None
-) -> Plan | None:
-    """Plan the launch of so many shards after those who wait now; None before limits are known."""
+def plan_at(queue: Queue, launch: Launch) -> Plan | None:
+    """Plan a launch after those who wait now; None while the limits are not known."""
     if not queue.starts.allowance.known:
         return None
     now = trio.current_time()
@@ -22,13 +20,13 @@ def plan_at(
         Ahead(bucket.line.waiting, max(0.0, bucket.pace.opens_at - now)) for bucket in queue.buckets
     ]
     waiting = sum(found.waiting for found in ahead)
-    layout = Layout(max_concurrency or queue.layout.max_concurrency, queue.layout.cap)
+    layout = Layout(launch.max_concurrency or queue.layout.max_concurrency, queue.layout.cap)
     if layout != queue.layout:
         ahead = [resized(waiting, max(found.opens_in for found in ahead), layout)]
     return plan(
-        shards,
+        launch.shards,
         layout,
-        interval or queue.spacing.interval,
+        launch.interval or queue.spacing.interval,
         _limits(queue, now),
         ahead=ahead,
         waiting=waiting,

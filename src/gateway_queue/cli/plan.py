@@ -1,0 +1,138 @@
+"""``gateway-queue plan``."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlencode
+
+import click
+from click.core import ParameterSource
+from rich.console import Console, RenderableType
+
+from gateway_queue.cli.common import (
+    WHERE,
+    Flags,
+    address_of,
+    api_key,
+    fail,
+    settings_of,
+    url_option,
+)
+from gateway_queue.cli.page import NoServerError, fetch, of_bot
+from gateway_queue.cli.plan_report import parse, report
+from gateway_queue.operate.plan import (
+    LONGEST_INTERVAL,
+    MOST_SHARDS,
+    Launch,
+    Limits,
+    shortest_interval,
+)
+from gateway_queue.operate.plan import plan as work_out
+from gateway_queue.queue.rules.allowance import DAY, MOST_BUCKETS
+from gateway_queue.queue.rules.pace import Layout
+from gateway_queue.settings import MOST_STARTS, Settings
+
+
+@click.command()
+@click.argument("shards", type=click.IntRange(1, MOST_SHARDS))
+@url_option
+@click.option(
+    "--max-concurrency",
+    type=click.IntRange(1, MOST_BUCKETS),
+    metavar="N",
+    help="Plan with another max_concurrency than there is.",
+)
+@click.option(
+    "--interval",
+    type=float,
+    metavar="S",
+    help="Plan with another interval than there is, in seconds.",
+)
+@click.option(
+    "--starts",
+    type=click.IntRange(1, MOST_STARTS),
+    metavar="N",
+    help="Plan without a server, with so many session starts a day.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, as /plan has it.")
+@click.option("--bot", metavar="NAME", help="One of several bots.")
+@click.pass_obj
+def plan(
+    flags: Flags,
+    /,
+    *,
+    url: str | None,
+    starts: int | None,
+    bot: str | None,
+    as_json: bool,
+    **launch: Any,
+) -> None:
+    """Tell how long it takes to start SHARDS shards.
+
+    Asks a running server's /plan: when all are in, after those who wait now, and whether
+    the session starts suffice, or how many are missing.
+
+    With --starts it plans without a server, and so it does where none answers and neither
+    --url nor --bot says that there is one: for a server that has just these settings, no
+    token, and nobody waiting.
+
+    A server with an API key wants it here too: in the environment as
+    GATEWAY_QUEUE_API_KEY, or in the file of that name in /run/secrets.
+
+    The exit code is 0 if there is a plan, 1 if the server has none, and 2 if an option or a
+    setting is wrong.
+    """
+    settings = settings_of(flags)
+    source = click.get_current_context().get_parameter_source("url")
+    if starts and (bot or source is ParameterSource.COMMANDLINE):
+        raise click.UsageError("--starts is for a plan without a server, and one is named")
+    planned = Launch(**launch)
+    found = None if starts else _ask(settings, url, bot, planned)
+    body, shown = found or _without_server(settings, starts, planned)
+    if as_json:
+        click.echo(body)
+        return
+    Console(highlight=False).print(shown)
+
+
+def _ask(
+    settings: Settings, url: str | None, bot: str | None, launch: Launch
+) -> tuple[bytes, RenderableType] | None:
+    """The plan of a server; None if none answers, and none need be there."""
+    address = of_bot(bot, url or address_of(settings))
+    query = {name: value for name, value in asdict(launch).items() if value is not None}
+    target, key = f"/plan?{urlencode(query)}", api_key(settings)
+    try:
+        return fetch(address, target, _shown, key, trust_env=url is not None)
+    except NoServerError as error:
+        if url or bot:
+            fail(error, 1, WHERE)
+        click.echo(f"gateway-queue: {error}; this is a plan without one", err=True)
+        return None
+
+
+def _shown(body: bytes, address: str) -> RenderableType:
+    """A server's plan for people. Raises ValueError if it is none."""
+    return report(parse(body), f"at {address}")
+
+
+def _without_server(
+    settings: Settings, starts: int | None, launch: Launch
+) -> tuple[bytes, RenderableType]:
+    """The plan of a server that has these settings, no token and no history."""
+    shortest = shortest_interval(settings.interval)
+    interval = settings.interval if launch.interval is None else launch.interval
+    if not shortest <= interval <= LONGEST_INTERVAL:
+        raise click.BadParameter(
+            f"{interval:g} is not in the range {shortest:g}<=x<={LONGEST_INTERVAL:g}.",
+            param_hint="'--interval'",
+        )
+    total = starts or settings.daily_starts
+    planned = work_out(
+        launch.shards,
+        Layout(launch.max_concurrency or settings.max_concurrency or 1),
+        interval,
+        Limits("counted", total, total, settings.reserve.of(total), DAY),
+    )
+    body = json.dumps(asdict(planned)).encode()
+    return body, report(parse(body), "without a server")
