@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway_queue import __version__
 from gateway_queue.bots import JOURNAL_PATIENCE
 from gateway_queue.http.asking import RESERVED
 from gateway_queue.settings import describe
@@ -20,9 +21,13 @@ yaml = pytest.importorskip("yaml")
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
+PAGE = ROOT / "docs" / "deploy.md"
 DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = ROOT / "compose.yaml"
 KUBERNETES = DEPLOY / "kubernetes" / "gateway-queue.yaml"
+BASE = KUBERNETES.parent
+POLICY = BASE / "network-policy" / "network-policy.yaml"
+MONITOR = BASE / "service-monitor" / "service-monitor.yaml"
 SYSTEMD = DEPLOY / "systemd" / "gateway-queue.service"
 FILES = [DOCKERFILE, COMPOSE, KUBERNETES, SYSTEMD]
 
@@ -181,8 +186,53 @@ def pod_labels() -> Any:
 def test_kubernetes_knows_all_its_fields(version: str) -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
-    for one in resources():
+    for one in [*resources(), yaml.safe_load(POLICY.read_text())]:
         kubernetes_validate.validate(one, version, strict=True)
+
+
+def test_kustomize_takes_the_image_of_this_version() -> None:
+    (image,) = yaml.safe_load((BASE / "kustomization.yaml").read_text())["images"]
+
+    assert container()["image"] == f"{image['name']}:{__version__}"
+    assert image["newTag"] == __version__
+
+
+def test_prometheus_and_the_policy_mean_the_same_pod_and_port() -> None:
+    policy, monitor = (yaml.safe_load(file.read_text())["spec"] for file in (POLICY, MONITOR))
+    (endpoint,) = monitor["endpoints"]
+    (port,) = resource("Service")["spec"]["ports"]
+
+    assert policy["podSelector"]["matchLabels"] == pod_labels()
+    assert policy["ingress"][0]["ports"] == [{"port": port["targetPort"]}]
+    assert monitor["selector"]["matchLabels"] == resource("Service")["metadata"]["labels"]
+    assert endpoint["port"] == port["name"]
+    assert endpoint["path"] in RESERVED
+
+
+KUBECTL = shutil.which("kubectl")
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
+def test_kustomize_puts_it_all_together(tmp_path: Path) -> None:
+    published = rf"https:\S+//deploy/kubernetes(\S*)\?ref=v{re.escape(__version__)}"
+    (whole,) = re.findall(r"```yaml\n(.+?)```", PAGE.read_text(), re.DOTALL)
+    whole, replaced = re.subn(published, r"../base\1", whole)
+    assert replaced == 3
+    shutil.copytree(BASE, tmp_path / "base")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "kustomization.yaml").write_text(whole)
+    (mine / "token.txt").write_text("token")
+
+    command = [str(KUBECTL), "kustomize", str(mine)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    kinds = {one["kind"]: one for one in yaml.safe_load_all(made.stdout)}
+    ours = {one["kind"] for one in resources()}
+    volumes = kinds["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    secret = kinds["Secret"]["metadata"]["name"]
+    assert kinds.keys() == ours | {"NetworkPolicy", "ServiceMonitor", "Secret"}
+    assert secret in [volume.get("secret", {}).get("secretName") for volume in volumes]
 
 
 # systemd
