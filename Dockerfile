@@ -9,7 +9,9 @@ RUN python -m venv --without-pip /opt/gateway-queue \
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="Gateway Queue" \
       org.opencontainers.image.description="Tells each shard of a Discord bot when it may IDENTIFY." \
-      org.opencontainers.image.licenses="ISC"
+      org.opencontainers.image.licenses="ISC" \
+      org.opencontainers.image.source="https://github.com/gateway-queue/gateway-queue" \
+      org.opencontainers.image.documentation="https://gateway-queue.github.io/gateway-queue/"
 COPY --from=build /opt/gateway-queue /opt/gateway-queue
 COPY deploy/container/healthy.py /opt/gateway-queue/
 ENV PATH=/opt/gateway-queue/bin:$PATH XDG_STATE_HOME=/var/lib HOST=0.0.0.0 PORT=80

@@ -13,6 +13,7 @@ import nox
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 CONSTRAINTS = "constraints.txt"
+ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
 
 
 def runs(version: str) -> bool:
@@ -44,6 +45,13 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("hadolint", "Dockerfile", "deploy/container/bot.Dockerfile")
+    session.run("zizmor", "--quiet", ".")
+
+
+@nox.session(venv_backend="none")
+def workflows(session: nox.Session) -> None:
+    """Check GitHub's workflows. Needs Go, as PyPI's package only downloads actionlint."""
+    session.run("go", "run", ACTIONLINT)
 
 
 @nox.session
@@ -101,13 +109,13 @@ def docs(session: nox.Session) -> None:
 def package(session: nox.Session) -> None:
     """What is published, installed where nothing else is: as a client, and as a server."""
     install(session, *group("package"))
-    built = Path(session.create_tmp(), "dist").resolve()
+    built = Path("dist").resolve()
     shutil.rmtree(built, ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(built), silent=True)
     files = [str(file) for file in sorted(built.iterdir())]
     session.run("twine", "check", "--strict", *files)
     for file in files:
-        empty = built.parent / "empty"
+        empty = Path(session.create_tmp(), "empty").resolve()
         session.run("python", "-m", "venv", "--clear", str(empty))
 
         def run(command: str, *arguments: str, **options: Any) -> None:

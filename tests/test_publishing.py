@@ -1,12 +1,46 @@
-"""What strangers see of the project agrees with what is in it: its page on PyPI, its workflows."""
+"""What strangers see of the project agrees with what is in it: PyPI, GitHub, the way in."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+yaml = pytest.importorskip("yaml")
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-URLS = PYPROJECT["project"]["urls"]
+PROJECT = PYPROJECT["project"]
+GITHUB = ROOT / ".github"
+WORKFLOWS = sorted((GITHUB / "workflows").iterdir())
+CHECKS = GITHUB / "workflows" / "checks.yml"
+NOXFILE = ROOT / "noxfile.py"
+
+HERE = PROJECT["urls"]["Source"]
+LINK = re.compile(r"\]\((\S+?)\)|\b(?:href|src|srcset)=\"(\S+?)\"")
+
+
+def links(text: str) -> list[str]:
+    return ["".join(link) for link in LINK.findall(text)]
+
+
+def matrix() -> Any:
+    return yaml.safe_load(CHECKS.read_text())["jobs"]["nox"]["strategy"]["matrix"]
+
+
+def sessions() -> set[str]:
+    """The names of nox's sessions, without the Python behind them."""
+    return {
+        node.name
+        for node in ast.parse(NOXFILE.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+        and any("nox.session" in ast.unparse(decorator) for decorator in node.decorator_list)
+    }
+
+
+# PyPI
 
 
 def test_each_link_on_pypi_leads_somewhere() -> None:
@@ -16,9 +50,58 @@ def test_each_link_on_pypi_leads_somewhere() -> None:
         page = re.sub(substitution["pattern"], substitution["replacement"], page)
     ours = re.compile(r"https://[\w.]+/gateway-queue/gateway-queue/(?:blob/)?v\$HFPR_VERSION/")
 
-    targets = re.findall(r"\]\((\S+?)\)|(?:href|src|srcset)=\"(\S+?)\"", page)
+    for link in links(page):
+        file, is_ours = ours.subn("", link)
+        assert link.startswith(("https:", "http:", "#"))
+        assert not is_ours or (ROOT / file.partition("#")[0]).exists(), link
 
-    for target in map("".join, targets):
-        assert target.startswith(("https:", "http:", "#"))
-        file, is_ours = ours.subn("", target)
-        assert not is_ours or (ROOT / file.partition("#")[0]).exists(), target
+
+def test_the_image_says_what_pypi_says() -> None:
+    labels = dict(
+        re.findall(r"org\.opencontainers\.image\.(\w+)=\"(.*)\"", (ROOT / "Dockerfile").read_text())
+    )
+
+    assert labels["source"] == HERE
+    assert labels["documentation"] == PROJECT["urls"]["Documentation"]
+    assert labels["licenses"] == PROJECT["license"]
+
+
+# GitHub
+
+
+def test_github_tests_each_python_that_we_name() -> None:
+    named = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
+
+    assert [one["python"] for one in matrix()["include"]] == named
+    assert [one["session"] for one in matrix()["include"]] == [f"tests-{one}" for one in named]
+    assert PROJECT["requires-python"] == f">={named[0]}"
+
+
+def test_github_runs_sessions_that_exist_and_all_that_nox_runs_by_itself() -> None:
+    text = "".join(page.read_text() for page in WORKFLOWS)
+    named = set(re.findall(r"nox (?:-s|--session) (\w+)", text))
+    checked = {*matrix()["session"], "tests"}
+    (usual,) = re.findall(r"nox\.options\.sessions = (\[.*\])", NOXFILE.read_text())
+
+    assert named | checked <= sessions()
+    assert set(ast.literal_eval(usual)) <= checked
+
+
+def test_github_publishes_what_nox_makes() -> None:
+    made = re.findall(r"\"docs\", \"(build/\w+)\"|Path\(\"(dist)\"\)", NOXFILE.read_text())
+    taken = [step["with"]["path"] for step in steps() if "/upload-" in step.get("uses", "")]
+
+    assert [path.rstrip("/") for path in taken] == ["".join(path) for path in made]
+
+
+def steps() -> list[Any]:
+    jobs = [job for file in WORKFLOWS for job in yaml.safe_load(file.read_text())["jobs"].values()]
+    return [step for job in jobs for step in job.get("steps", [])]
+
+
+def test_actions_are_pinned_by_hash_and_alike() -> None:
+    text = "".join(file.read_text() for file in WORKFLOWS)
+    actions = set(re.findall(r"uses: ([^.\n].*)", text))
+
+    assert [one for one in actions if not re.fullmatch(r"\S+@[0-9a-f]{40} # v[\d.]+", one)] == []
+    assert len({one.partition("@")[0] for one in actions}) == len(actions)
