@@ -8,11 +8,14 @@ import subprocess
 import sys
 from typing import Any
 
+from patience import PATIENCE
+
 from gateway_queue.log import MOST_LINES
 
 HEAD = """
 import logging, sys, structlog
 from gateway_queue import log as our_log
+our_log.FLUSH_SECONDS = 60.0  # as a busy machine may need
 our_log.configure("info", "json")
 log = structlog.get_logger()
 
@@ -20,7 +23,6 @@ def next_step():
     print(flush=True)
     sys.stdin.readline()
 """
-PATIENCE = 60.0
 
 
 def program(steps: str) -> subprocess.Popen[str]:
@@ -84,7 +86,8 @@ def test_the_end_of_the_process_tells_what_was_dropped() -> None:
 
 
 def test_a_reader_that_has_stopped_does_not_hold_up_the_end() -> None:
-    with program(FLOOD + "our_log.writer.flush(); raise RuntimeError") as process:
+    short = "our_log.FLUSH_SECONDS = 1.0\n"
+    with program(short + FLOOD + "our_log.writer.flush(); raise RuntimeError") as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()
