@@ -1,14 +1,13 @@
 """How long the server takes from its start until it listens.
 
-    python bench/start.py [--against PYTHON ...] [--runs 10]
+    python bench/start.py [--against PYTHON ...] [--runs 10] [--cold]
 
 starts ``python -m gateway_queue`` again and again, each time on a free port with a journal in
 memory, and waits for the line that says where it listens. ``--against`` names the interpreters of
 other installed versions; they take turns with this one, so that a busy machine is busy for all.
 
 warm    what is to be read is in the page cache
-cold    the page cache was dropped before (/proc/sys/vm/drop_caches; only root may do that, and
-        only Linux has it)
+cold    the page cache is dropped before each start (/proc/sys/vm/drop_caches), which only root may
 
 Seconds; the least and the median of all runs:
 
@@ -36,27 +35,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--against", action="append", default=[], metavar="PYTHON")
     parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--cold", action="store_true", help="instead of warm")
     options = parser.parse_args()
+    state = "cold" if options.cold else "warm"
+    runs: dict[str, list[tuple[float, ...]]] = {
+        python: [] for python in (sys.executable, *options.against)
+    }
+    for number in range(1 + options.runs):
+        for python, figures in runs.items():
+            if options.cold:
+                os.sync()
+                CACHES.write_text("3")
+            figure = start(python)
+            if number:  # the first one may have to compile
+                figures.append(figure)
 
     print("              SIGTERM        listening          CPU")
     print("            min   median    min   median    min   median")
-    for state in ("warm", "cold") if os.access(CACHES, os.W_OK) else ("warm",):
-        runs: dict[str, list[tuple[float, ...]]] = {
-            python: [] for python in (sys.executable, *options.against)
-        }
-        for number in range(1 + options.runs):
-            for python, figures in runs.items():
-                if state == "cold":
-                    os.sync()
-                    CACHES.write_text("3")
-                figure = start(python)
-                if number:  # the first one may have to compile
-                    figures.append(figure)
-        for python, figures in runs.items():
-            columns = "   ".join(
-                f"{min(all_):5.2f}   {median(all_):5.2f}" for all_ in zip(*figures, strict=True)
-            )
-            print(f"{state}      {columns}    {python}", flush=True)
+    for python, figures in runs.items():
+        columns = [
+            f"{min(column):5.2f}   {median(column):5.2f}" for column in zip(*figures, strict=True)
+        ]
+        print(f"{state}      {'   '.join(columns)}    {python}")
 
 
 def start(python: str) -> tuple[float, ...]:

@@ -30,6 +30,7 @@ SERVES = re.compile(r"(^|.* )\.venv/bin/gateway-queue|hypercorn .*")
 HERE = (
     ".venv/bin/gateway-queue",
     ".venv/bin/python bench/logging_cost.py",
+    ".venv/bin/python bench/start.py",
     ".venv/bin/python bench/waiting.py",
     'DISCORD_TOKEN="$(cat token.txt)" .venv/bin/gateway-queue',
     "curl ",
@@ -100,6 +101,7 @@ BEGINNINGS = {
 SMALL = "--clients 100 --buckets 2 --interval 0.2 --seconds 0.5 --openings 2"
 IN_SHORT = {
     ".venv/bin/python bench/logging_cost.py": "--runs 1",
+    ".venv/bin/python bench/start.py": "--runs 1",
     ".venv/bin/python bench/waiting.py": SMALL,
     ".venv/bin/python bench/waiting.py --against other/bin/python": SMALL,
 }
