@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from harness import SERVER, Program, free_port, running, running_server
 from raw import waiting
 
@@ -123,31 +122,6 @@ async def test_nobody_listens_where_the_server_is_said_to_be() -> None:
     assert code == 1
     assert "no server answers at" in said(program)
     assert len(program.lines) == 1
-
-
-# What cannot be meant
-
-
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        ([], "Missing argument"),
-        (["0"], "0 is not in the range"),
-        (["1000001"], "is not in the range"),
-        (["many"], "'many' is not a valid integer"),
-        (["9", "--max-concurrency", "0"], "--max-concurrency"),
-        (["9", "--starts", "0"], "--starts"),
-        (["9", "--starts", "5", "--interval", "4.9"], "5<=x<=3600"),
-        (["9", "--starts", "5", "--interval", "nan"], "5<=x<=3600"),
-        (["9", "--starts", "5", "--url", "http://queue"], "without a server"),
-        (["9", "--starts", "5", "--bot", "mine"], "without a server"),
-    ],
-)
-async def test_what_cannot_be_planned_is_told(arguments: list[str], word: str) -> None:
-    code, program = await plan(*arguments)
-
-    assert code == 2
-    assert word in said(program)
 
 
 async def test_the_help_of_all_names_it() -> None:

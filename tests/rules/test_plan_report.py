@@ -1,14 +1,16 @@
-"""What the terminal shows of a /plan."""
+"""What the terminal shows of a /plan, and what can be planned there."""
 
 import json
 from io import StringIO
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from gateway_queue.cli.main import main
 from gateway_queue.cli.plan_report import parse, report
 
 LIMITS = {
@@ -96,3 +98,28 @@ def test_a_length_is_finite(number: str) -> None:
 
     with pytest.raises(ValueError, match=r".+"):
         parse(body)
+
+
+# What cannot be meant
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([], "Missing argument"),
+        (["0"], "0 is not in the range"),
+        (["1000001"], "is not in the range"),
+        (["many"], "'many' is not a valid integer"),
+        (["9", "--max-concurrency", "0"], "--max-concurrency"),
+        (["9", "--starts", "0"], "--starts"),
+        (["9", "--starts", "5", "--interval", "4.9"], "5<=x<=3600"),
+        (["9", "--starts", "5", "--interval", "nan"], "5<=x<=3600"),
+        (["9", "--starts", "5", "--url", "http://queue"], "without a server"),
+        (["9", "--starts", "5", "--bot", "mine"], "without a server"),
+    ],
+)
+def test_what_cannot_be_planned_is_told(arguments: list[str], word: str) -> None:
+    outcome = CliRunner().invoke(main, ["plan", *arguments])
+
+    assert outcome.exit_code == 2
+    assert word in outcome.output

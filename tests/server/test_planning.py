@@ -8,6 +8,8 @@ import trio
 from asgi import Client
 from serving import FIRST, GATEWAY, INTERVAL, MOMENT, limit, serving
 
+from gateway_queue.settings import DEFAULT
+
 # Shards that are of no launch here.
 OTHERS = 1_000_000
 
@@ -155,6 +157,17 @@ async def test_what_is_in_the_way_leaves_the_time_unknown() -> None:
         assert (plan["obstacle"], plan["all_in_in"], plan["missing"]) == ("reserve", None, 1)
         client.queue.end()
         assert (await planned(client, "shards=1"))["obstacle"] == "ending"
+
+
+async def test_each_of_several_bots_has_plans_of_its_own() -> None:
+    async with serving(buckets=2) as client:
+        bots = client.app.bots
+        bots.several = True
+        bots.by_name["main"] = bots.by_name.pop(DEFAULT)
+        answer = await client.get("/bots/main/plan?shards=9&shard=1")
+        assert (answer.status, json.loads(answer.body)["buckets"]) == (200, 2)
+        assert (await client.get("/plan?shards=9")).status == 404
+        assert (await client.get("/bots/other/plan?shards=9&shard=1")).status == 404
 
 
 # What is asked
