@@ -45,6 +45,18 @@ def seconds_to_end(server: Program) -> float:
     return logged_at(ended) - logged_at(ending)
 
 
+def have_stamped(sock: socket.socket | trio.socket.SocketType) -> None:
+    """Let the kernel stamp what this socket receives."""
+    if sys.platform == "linux":
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+
+
+# It begins with that a moment after a first socket wanted it, so one wants it all the time.
+with socket.socket() as _first:
+    have_stamped(_first)
+    _first.detach()
+
+
 class StampedStream(trio.abc.HalfCloseableStream):
     """A connection that knows when the kernel received what was read.
 
@@ -57,8 +69,7 @@ class StampedStream(trio.abc.HalfCloseableStream):
         self.stream = stream
         self.socket = stream.socket
         self.at = self.ended_at = 0.0
-        if sys.platform == "linux":
-            stream.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        have_stamped(stream.socket)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         try:

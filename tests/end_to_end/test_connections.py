@@ -296,7 +296,7 @@ async def test_a_crowd_that_came_and_left_while_the_server_was_stopped_costs_not
 
 async def test_hundreds_can_wait_on_one_http2_connection() -> None:
     async with (
-        running_server(GATEWAY_QUEUE_INTERVAL=0.1, GATEWAY_QUEUE_MAX_CONCURRENCY=50) as server,
+        running_server(GATEWAY_QUEUE_INTERVAL=1, GATEWAY_QUEUE_MAX_CONCURRENCY=50) as server,
         connect_http2(server) as client,
     ):
         streams = [await client.ask(f"/?shard={shard}") for shard in range(300)]

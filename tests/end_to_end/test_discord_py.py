@@ -33,8 +33,8 @@ ALONE = {5, 7}
 FLEET = FIRST | SECOND | ALONE
 
 # Shards that are nobody's, but stand in the line; of two buckets ODD is in that of SECOND and
-# ALONE, and MORE in both. As many as are granted in twenty seconds.
-ODD, MORE = range(101, 181, 2), range(200, 280)
+# ALONE, and MORE in both. As many as are granted in a minute.
+ODD, MORE = range(101, 341, 2), range(400, 640)
 
 # A tenth of what is usual, but the window: here is no margin of half a second.
 INTERVAL, AFTER_READY, WINDOW = 0.5, 0.5, 0.4

@@ -241,7 +241,7 @@ async def ctrl_c(server: Program) -> None:
 async def follow(step: Step, folder: Path, settings: dict[str, object]) -> None:
     """Do it, and compare what is said with what the page shows."""
     async with running(*typed(step, folder, settings), **settings) as program:
-        code = await program.ended(within=2 * PATIENCE if step.text in IN_SHORT else PATIENCE)
+        code = await program.ended(within=5 * PATIENCE if step.text in IN_SHORT else PATIENCE)
     said = [line.rstrip() for line in program.lines]
     assert code == 0, f"{step.block.where}: {step.text!r} ended with {code}: {said}"
     if step.shown is not None:

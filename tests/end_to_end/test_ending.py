@@ -40,13 +40,14 @@ async def test_new_connections_are_refused_at_once(number: signal.Signals) -> No
 
 async def test_who_waits_is_granted_in_turn_within_the_grace_and_then_let_go() -> None:
     async with (
-        running_server(GATEWAY_QUEUE_INTERVAL=0.5, GATEWAY_QUEUE_SHUTDOWN_GRACE=1.75) as server,
+        running_server(GATEWAY_QUEUE_INTERVAL=3, GATEWAY_QUEUE_SHUTDOWN_GRACE=7) as server,
         AsyncExitStack() as clients,
     ):
         crowd = [await clients.enter_async_context(waiting(server, shard)) for shard in range(6)]
         http2 = await clients.enter_async_context(connect_http2(server))
         await http2.ask("/?shard=6")
         await server.logged("identify_queued", shard=6)
+        await server.logged("identify_granted", shard=0)
         server.process.terminate()
         answers = [await client.rest() for client in crowd]
         assert await http2.rest() == []

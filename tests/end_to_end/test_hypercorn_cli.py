@@ -19,9 +19,10 @@ async def test_it_grants_and_ends() -> None:
 
 
 async def test_who_waits_is_granted_in_turn_within_the_grace_and_then_let_go() -> None:
-    options = "--graceful-timeout", "2"
-    async with serving(*options, GATEWAY_QUEUE_INTERVAL=0.6) as server, AsyncExitStack() as clients:
+    options = "--graceful-timeout", "7"
+    async with serving(*options, GATEWAY_QUEUE_INTERVAL=3) as server, AsyncExitStack() as clients:
         crowd = [await clients.enter_async_context(waiting(server, shard)) for shard in range(6)]
+        await server.logged("identify_granted", shard=0)
         server.process.terminate()
         answers = [await client.rest() for client in crowd]
         assert await server.ended() == 0

@@ -64,7 +64,7 @@ async def test_it_says_once_how_the_shard_stands() -> None:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 async def test_it_counts_down_on_a_terminal(encoding: str) -> None:
-    async with running_server(GATEWAY_QUEUE_INTERVAL=4) as server:
+    async with running_server(GATEWAY_QUEUE_INTERVAL=15) as server:
         screen = await on_a_terminal(server.url, TERM="xterm", PYTHONIOENCODING=encoding)
 
     counts = [float(left) for left in re.findall(r"position 1, interval, ([\d.]+)s left", screen)]
