@@ -121,6 +121,7 @@ async def test_a_head_that_does_not_end_is_not_answered() -> None:
             async with connect(server) as client:
                 await client.stream.send_all(begin)
                 assert await client.rest() == b"", begin
+        assert await server.stop() == 0
         assert not server.logged_so_far("identify_queued")
 
 

@@ -54,13 +54,13 @@ async def test_a_launch_after_those_who_wait() -> None:
 async def test_json_is_the_servers() -> None:
     async with running_server(GATEWAY_QUEUE_INTERVAL=60) as server:
         code, program = await plan("2000", "--json", **at(server))
-        log_so_far = server.logged_so_far("identify_queued")
+        assert await server.stop() == 0
 
     assert code == 0
     found = json.loads(said(program))
     assert (found["shards"], found["missing"], found["all_in_in"]) == (2000, 1050, None)
     assert found["takes"] == 1999 * 60
-    assert not log_so_far
+    assert not server.logged_so_far("identify_queued")
 
 
 async def test_what_the_server_refuses_is_said_in_its_words() -> None:

@@ -198,6 +198,7 @@ async def test_kubernetes_swaps_a_whole_directory_and_it_is_seen(folder: Path) -
         (folder / "one.toml").unlink()
         await server.logged("bot_added", bot="three", within=LOOK + PATIENCE)
         await server.logged("bot_removed", bot="one")
+        assert await server.stop() == 0
     assert not server.logged_so_far("bot_removed", bot="two")
 
 
