@@ -102,12 +102,22 @@ async def test_others_are_let_in(headers: dict[str, str]) -> None:
         assert (await client.ask("/?shard=1", "GET", headers).answered()).status == 200
 
 
-@pytest.mark.parametrize("target", ["/?shard=1", "/?shard=nonsense", "/healthz"])
-async def test_an_answer_that_is_not_taken_is_said_and_cuts_the_connection(target: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("/?shard=1", ("warning", "answer_not_taken")),
+        ("/?shard=nonsense", ("debug", "page_not_taken")),
+        ("/healthz", ("debug", "page_not_taken")),
+    ],
+)
+async def test_an_answer_that_is_not_taken_is_said_and_cuts_the_connection(
+    target: str, said: tuple[str, str]
+) -> None:
     async with serving(interval=INTERVAL) as client:
         with capture_logs() as logs:
             call = client.ask(target, slow=10)
             await call.ended.wait()
         assert call.connection.was_cut
-    [line] = [line for line in logs if line["log_level"] in {"warning", "error"}]
-    assert (line["event"], line["peer"]) == ("answer_not_taken", "127.0.0.1:1")
+    [line] = [line for line in logs if line["event"].endswith("_not_taken")]
+    assert (line["log_level"], line["event"]) == said
+    assert line["peer"] == "127.0.0.1:1"

@@ -9,6 +9,7 @@ what a request opted in to with ``wait``.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from hmac import compare_digest
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 import trio
 from quart import Response, request
+from quart.wrappers.base import ClientDisconnectedError
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
@@ -90,7 +92,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
             try:
                 await client.answer(Answer.of(problem.status, problem.body, PROBLEM, more))
             except trio.TooSlowError:
-                log.warning("answer_not_taken", peer=client.peer)
+                log.debug("page_not_taken", peer=client.peer)
             return
         if ask is None:
             await super().__call__(receive, send)
@@ -114,12 +116,14 @@ class HTTPConnection(TrioASGIHTTPConnection):
         """
 
         def give_up() -> None:
-            log.warning("answer_not_taken", peer=self._connection.peer)
+            log.debug("page_not_taken", peer=self._connection.peer)
             self._connection.cut()
 
         async with patience(ANSWER_SECONDS, give_up) as nursery:
             nursery.cancel_scope.shield = True
-            await super()._send_response(send, response)
+            # Nor does Quart-Trio catch this, as Quart does.
+            with suppress(ClientDisconnectedError):
+                await super()._send_response(send, response)
 
 
 def _refusal(authorization: bytes | None) -> Problem:
