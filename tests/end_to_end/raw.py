@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import trio
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, ResponseReceived, StreamEnded
+from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset
 from h2.settings import SettingCodes, Settings
 from harness import DEFAULTS, Program, running, server_with
 from instants import StampedStream, dial, logged_at
@@ -123,6 +123,7 @@ class HTTP2Client:
             initial = {SettingCodes.INITIAL_WINDOW_SIZE: window}
             self.protocol.local_settings = Settings(client=True, initial_values=initial)
         self._answers: dict[int, Answer] = defaultdict(Answer)
+        self.resets: dict[int, int] = {}  # by stream, what the server gave as the reason
 
     async def flush(self) -> None:
         await self.stream.send_all(self.protocol.data_to_send())
@@ -131,6 +132,12 @@ class HTTP2Client:
         self, path: str | bytes, method: str | bytes = "GET", *, whole: bool = True
     ) -> int:
         """The number of the stream; ``whole`` if no body follows."""
+        number = self.request(path, method, whole=whole)
+        await self.flush()
+        return number
+
+    def request(self, path: str | bytes, method: str | bytes = "GET", *, whole: bool = True) -> int:
+        """As ``ask``, but to be flushed yet."""
         number = self.protocol.get_next_available_stream_id()
         pseudo_headers = [
             (b":method", method),
@@ -139,7 +146,6 @@ class HTTP2Client:
             (b":path", path),
         ]
         self.protocol.send_headers(number, pseudo_headers, end_stream=whole)
-        await self.flush()
         return number
 
     async def answers(self, streams: Iterable[int]) -> list[Answer]:
@@ -149,10 +155,20 @@ class HTTP2Client:
             assert await self.hear(), f"closed after {dict(self._answers)}"
         return [self._answers[stream] for stream in streams]
 
+    async def reset_of(self, stream: int) -> int:
+        """Wait for the server to reset this stream; the error code."""
+        while stream not in self.resets:
+            assert await self.hear(), "closed"
+        return self.resets[stream]
+
     async def answer_begun(self, stream: int) -> None:
         """Wait for the first of it."""
-        while stream not in self._answers:
+        while not self.has_begun(stream):
             assert await self.hear(), "closed"
+
+    def has_begun(self, stream: int) -> bool:
+        """Whether the first of its answer has come."""
+        return stream in self._answers
 
     async def rest(self) -> list[Answer]:
         """The answers that come, whole or not, until the server closes the connection."""
@@ -178,6 +194,8 @@ class HTTP2Client:
                 self._answers[event.stream_id].body += event.data
             elif isinstance(event, StreamEnded):
                 self._answers[event.stream_id].at = self.transport.at
+            elif isinstance(event, StreamReset):
+                self.resets[event.stream_id] = int(event.error_code)
 
 
 @asynccontextmanager

@@ -32,11 +32,10 @@ async def test_who_waits_is_granted_in_turn_within_the_grace_and_then_let_go() -
     assert all(answer.endswith(GRANT) for answer in granted)
 
 
-async def test_malformed_http2_ends_its_connection_and_nothing_else() -> None:
+async def test_malformed_http2_ends_its_stream_and_nothing_else() -> None:
     async with serving(GATEWAY_QUEUE_INTERVAL=0.2) as server:
         async with connect_http2(server) as attacker:
-            await attacker.ask(b"/\xff")
-            await attacker.rest()
+            await attacker.reset_of(await attacker.ask(b"/\xff"))
         await grant_of(server, 1)
 
 

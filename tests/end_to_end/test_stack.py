@@ -1,7 +1,6 @@
 """The whole server behind its socket: drop-in for every client, and hard to break."""
 
 import json
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 
 import pytest
@@ -20,8 +19,6 @@ from raw import (
     tampered_server,
     waiting,
 )
-
-from gateway_queue.http.http2 import STREAMS_PER_CONNECTION
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -181,67 +178,6 @@ async def test_a_query_of_70_kb_is_refused_and_nobody_else_minds() -> None:
         assert server.logged_so_far("identify_queued", shard=1) == []
 
 
-# Hard to break: malformed HTTP/2 (https://github.com/pgjones/hypercorn/issues/225)
-
-
-async def path_beyond_ascii(client: HTTP2Client) -> None:
-    await client.ask(b"/\xff")
-
-
-async def method_beyond_ascii(client: HTTP2Client) -> None:
-    await client.ask("/", b"G\xffT")
-
-
-async def plain_connect(client: HTTP2Client) -> None:
-    number = client.protocol.get_next_available_stream_id()
-    client.protocol.send_headers(number, [(":method", "CONNECT"), (":authority", "queue:80")])
-    await client.flush()
-
-
-async def many_priorities(client: HTTP2Client) -> None:
-    for number in range(1, 2 * (2 * STREAMS_PER_CONNECTION + 1), 2):
-        client.protocol.prioritize(number)
-    await client.flush()
-
-
-@pytest.mark.parametrize(
-    "attack",
-    [
-        path_beyond_ascii,
-        method_beyond_ascii,
-        plain_connect,
-        many_priorities,
-    ],
-)
-async def test_malformed_http2_ends_its_connection_and_nothing_else(
-    attack: Callable[[HTTP2Client], Awaitable[None]],
-) -> None:
-    async with (
-        running_server(GATEWAY_QUEUE_INTERVAL=0.3) as server,
-        waiting(server, 1) as victim,
-        connect_http2(server) as attacker,
-    ):
-        await attack(attacker)
-        await server.logged("connection_failed")
-        assert (await victim.answer()).is_grant
-        await grant_of(server, 2)
-
-
-async def test_a_body_after_the_answer_is_dropped_and_its_connection_goes_on() -> None:
-    async with (
-        running_server(GATEWAY_QUEUE_INTERVAL=0.3) as server,
-        connect_http2(server) as client,
-    ):
-        waits = await client.ask("/?shard=1")
-        answered = await client.ask("/healthz", "POST", whole=False)
-        await client.answers([answered])
-        client.protocol.send_data(answered, b"more")
-        await client.flush()
-        assert [answer.is_grant for answer in await client.answers([waits])] == [True]
-        await server.logged("identify_granted", shard=1)
-        assert not server.logged_so_far("connection_failed")
-
-
 async def test_a_client_that_left_before_it_was_accepted_ends_nothing() -> None:
     async with tampered_server("keep_alive_is_refused", GATEWAY_QUEUE_INTERVAL=0.1) as server:
         await grant_of(server, 1)
@@ -280,8 +216,7 @@ async def test_a_failing_handler_answers_nothing_and_the_server_goes_on() -> Non
             await client.ask(1)
             assert await client.rest() == b""
         async with connect_http2(server) as http2:
-            await http2.ask("/?shard=2")
-            assert await http2.rest() == []
+            await http2.reset_of(await http2.ask("/?shard=2"))
         await server.logged("request_failed", shard=1)
         await server.logged("request_failed", shard=2)
         assert (await answer_of(server, "GET /healthz HTTP/1.1", ONE)).status == 200
@@ -310,9 +245,9 @@ async def test_a_client_that_never_takes_its_answer_holds_nobody_up_for_long() -
         tampered_server("answers_must_be_taken_soon", GATEWAY_QUEUE_INTERVAL=0.2) as server,
         connect_http2(server, window=0) as client,
     ):
-        await client.ask("/?shard=1")
+        stream = await client.ask("/?shard=1")
         first = await server.logged("identify_granted", shard=1)
-        await client.rest()
+        await client.reset_of(stream)
         await grant_of(server, 2)
         next_one = await server.logged("identify_granted", shard=2)
         assert logged_at(next_one) - logged_at(first) < 0.3 + 0.2 + AT_ONCE

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from gateway_queue.bot import Bot
     from gateway_queue.bots import Bots
+    from gateway_queue.http.http2 import Line
     from gateway_queue.http.stack import HypercornConnection
 
 log = structlog.get_logger()
@@ -98,14 +99,12 @@ class HTTPConnection(TrioASGIHTTPConnection):
             await super().__call__(receive, send)
             return
         lets_in = partial(self.app.lets_in, name, path, authorization)
-        if not await hold(ask, self.app.bots, client, lets_in):
-            if client.has_left():
-                client.cut()  # or Hypercorn, which may not have noticed, would answer 500
-            await self._connection.request_left()
+        if not await hold(ask, self.app.bots, client, lets_in) and client.has_left():
+            client.cut()  # or Hypercorn, which may not have noticed, would answer 500
 
     @property
-    def _connection(self) -> "HypercornConnection":
-        return cast("HypercornConnection", self.scope["state"]["connection"])
+    def _connection(self) -> "HypercornConnection | Line":
+        return cast("HypercornConnection | Line", self.scope["state"]["connection"])
 
     async def _send_response(self, send: "ASGISendCallable", response: Any) -> None:
         """Send a page.
@@ -146,8 +145,8 @@ class _Client:
         self._send = send
 
     @property
-    def _connection(self) -> "HypercornConnection":
-        return cast("HypercornConnection", self._state["connection"])
+    def _connection(self) -> "HypercornConnection | Line":
+        return cast("HypercornConnection | Line", self._state["connection"])
 
     @property
     def peer(self) -> str:

@@ -72,7 +72,8 @@ class PeerLeftError(Exception):
 class HypercornConnection(TCPServer):
     """A connection that Hypercorn serves.
 
-    It is to be found in ``scope["state"]["connection"]`` of its requests.
+    It is to be found in ``scope["state"]["connection"]`` of its requests; of HTTP/2's, their
+    line is.
     """
 
     def __init__(
@@ -162,16 +163,6 @@ class HypercornConnection(TCPServer):
             except trio.TooSlowError:
                 self.cut()
                 await self.protocol.handle(Closed())
-
-    async def request_left(self) -> None:
-        """Start the idle time if nothing else is asked for.
-
-        Hypercorn forgets to when an HTTP/2 request is cancelled (0.17, 0.18), and such a
-        connection holds up the server's end.
-        """
-        protocol = self.protocol.protocol
-        if isinstance(protocol, H2Protocol) and protocol.idle and not protocol.closed:
-            await self.protocol_send(Updated(idle=True))
 
 
 class _Paused(EventWrapper):

@@ -78,6 +78,17 @@ def turn_fails() -> None:
     patch.object(Queue, "turn", side_effect=SABOTAGE).start()
 
 
+def turn_of_shard_1_fails() -> None:
+    turn = Queue.turn
+
+    def fail(queue: Queue, shard: int | None, *about: Any, **more: Any) -> Any:
+        if shard == 1:
+            raise SABOTAGE
+        return turn(queue, shard, *about, **more)
+
+    patch.object(Queue, "turn", fail).start()
+
+
 def loop_stalls_in_first_grant() -> None:
     """For a second, after the grant and before its answer."""
     grant, stalls = Pace.grant, [1.0]
@@ -166,6 +177,10 @@ def sockets_have_small_buffers() -> None:
 def answers_must_be_taken_soon() -> None:
     patch.object(app, "ANSWER_SECONDS", 0.3).start()
     patch.object(wire, "SEND_SECONDS", 0.3).start()
+
+
+def answers_must_be_taken_late() -> None:
+    patch.object(app, "ANSWER_SECONDS", 60.0).start()
 
 
 def idle_connections_close_soon() -> None:
