@@ -44,7 +44,15 @@ class Server:
     Another interpreter than ours runs what is installed there, whatever our PYTHONPATH says.
     """
 
-    def __init__(self, python: str, directory: Path, *, buckets: int, interval: float) -> None:
+    def __init__(
+        self,
+        python: str,
+        directory: Path,
+        *,
+        buckets: int,
+        interval: float,
+        more: dict[str, str] | None = None,
+    ) -> None:
         self._log = directory / "server.log"
         settings = {
             "HOST": "127.0.0.1",
@@ -56,7 +64,7 @@ class Server:
             "GATEWAY_QUEUE_LOG_FORMAT": "json",
             "GATEWAY_QUEUE_MAX_CONCURRENCY": str(buckets),
             "GATEWAY_QUEUE_RESERVE": "0",
-        }
+        } | (more or {})
         ours = ["GATEWAY_QUEUE_", "DISCORD_TOKEN", "HOST", "PORT"]
         if python != sys.executable:
             ours.append("PYTHON")
