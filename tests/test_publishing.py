@@ -17,6 +17,7 @@ GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").iterdir())
 CHECKS = GITHUB / "workflows" / "checks.yml"
 NOXFILE = ROOT / "noxfile.py"
+PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", GITHUB / "pull_request_template.md"]
 
 HERE = PROJECT["urls"]["Source"]
 LINK = re.compile(r"\]\((\S+?)\)|\b(?:href|src|srcset)=\"(\S+?)\"")
@@ -78,7 +79,7 @@ def test_github_tests_each_python_that_we_name() -> None:
 
 
 def test_github_runs_sessions_that_exist_and_all_that_nox_runs_by_itself() -> None:
-    text = "".join(page.read_text() for page in WORKFLOWS)
+    text = "".join(page.read_text() for page in [*WORKFLOWS, *PAGES])
     named = set(re.findall(r"nox (?:-s|--session) (\w+)", text))
     checked = {*matrix()["session"], "tests"}
     (usual,) = re.findall(r"nox\.options\.sessions = (\[.*\])", NOXFILE.read_text())
@@ -105,3 +106,30 @@ def test_actions_are_pinned_by_hash_and_alike() -> None:
 
     assert [one for one in actions if not re.fullmatch(r"\S+@[0-9a-f]{40} # v[\d.]+", one)] == []
     assert len({one.partition("@")[0] for one in actions}) == len(actions)
+
+
+def test_forms_are_yaml_and_ask_each_thing_once() -> None:
+    for form in sorted((GITHUB / "ISSUE_TEMPLATE").iterdir()):
+        asked = [field["id"] for field in yaml.safe_load(form.read_text()).get("body", [])]
+        assert len(asked) == len(set(asked)), form
+
+
+# The way in
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_link_leads_to_a_file(page: Path) -> None:
+    for link in links(page.read_text()):
+        file = link.removeprefix(f"{HERE}/blob/main/").partition("#")[0]
+        assert file.startswith("https:") or (ROOT / file).is_file(), link
+
+
+def test_the_one_command_installs_every_tool_that_commits_need() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    tools = {hook["entry"].split()[0] for repo in config["repos"] for hook in repo["hooks"]}
+    installed = " ".join(PYPROJECT["dependency-groups"]["lint"])
+
+    assert " --group dev\n" in (ROOT / "CONTRIBUTING.md").read_text()
+    assert {"include-group": "lint"} in PYPROJECT["dependency-groups"]["dev"]
+    assert [tool for tool in tools if Path(tool).name not in installed] == []
+    assert {str(Path(tool).parent) for tool in tools} == {".venv/bin"}
