@@ -29,6 +29,7 @@ SERVES = re.compile(r"(^|.* )\.venv/bin/gateway-queue|hypercorn .*")
 # How the commands begin that are run here.
 HERE = (
     ".venv/bin/gateway-queue",
+    ".venv/bin/python bench/bots.py",
     ".venv/bin/python bench/logging_cost.py",
     ".venv/bin/python bench/start.py",
     ".venv/bin/python bench/waiting.py",
@@ -61,7 +62,11 @@ ELSEWHERE = {
 }
 
 # Sections whose code is one whole, and who runs it.
-OTHER_TESTS = {"docs/clients/curl.md: Code": "test_curl.py"}
+OTHER_TESTS = {
+    "docs/bots.md: See how they are": "test_several_bots.py",
+    "docs/bots.md: Where clients ask": "test_several_bots.py",
+    "docs/clients/curl.md: Code": "test_curl.py",
+}
 
 # Blocks in which nothing is to be typed, and who reads them.
 TYPED = {"console", "python", "sh"}
@@ -70,6 +75,7 @@ UNTYPED = {
     **dict.fromkeys(["nginx", "yaml"], "test_proxies.py; that it is YAML is tested below"),
     "text": "configurations for test_proxies.py, and lines of a log",
     "ini": "a drop-in for systemd",
+    "toml": "a bot's file, as tests/rules/test_roster.py has them",
     "{literalinclude}": "a file of examples/, whose tests are beside those of its library",
     "{toctree}": "`nox -s docs`",
 }
@@ -100,6 +106,7 @@ BEGINNINGS = {
 # Options with which a command takes seconds instead of minutes.
 SMALL = "--clients 100 --buckets 2 --interval 0.2 --seconds 0.5 --openings 2"
 IN_SHORT = {
+    ".venv/bin/python bench/bots.py --bots 200": "--bots 3",
     ".venv/bin/python bench/logging_cost.py": "--runs 1",
     ".venv/bin/python bench/start.py": "--runs 1",
     ".venv/bin/python bench/waiting.py": SMALL,

@@ -243,10 +243,9 @@ def create_app() -> App:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        if _is_about_all(app):
-            page = await scrape.page(
-                list(app.bots.by_name.values()), app.bots.metrics, app.bots.lobby.guests
-            )
+        if _name() is None:
+            everybody = list(app.bots.by_name.values())
+            page = await scrape.page(everybody, app.bots.metrics, app.bots.lobby.guests)
         else:
             page = await scrape.page([_bot(app)], app.bots.metrics)
         return Response(page, content_type=METRICS)
