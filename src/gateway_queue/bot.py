@@ -34,6 +34,7 @@ class Bot:
 
     queue: Queue
     status: Status
+    _has_crashed: bool
 
     def __init__(
         self,
@@ -61,6 +62,8 @@ class Bot:
 
     def why_not_ready(self) -> str | None:
         """What an operator has to mend before anything is granted; None if nothing."""
+        if self._has_crashed:
+            return f"the bot {self.name} failed and begins again in a moment; the log says why"
         return self.queue.starts.why_not_ready()
 
     def may_become(self, settings: Settings) -> bool:
@@ -107,11 +110,11 @@ class Bot:
         self._running.cancel()
 
     async def _run_apart(self, discord: Discord | None) -> None:
-        pause, has_crashed = FIRST_PAUSE, False
+        pause = FIRST_PAUSE
         while True:
             began_at = trio.current_time()
             try:
-                if has_crashed:
+                if self._has_crashed:
                     await self.queue.close()
                     self._begin()
                 await self.run(discord, alone=False)
@@ -119,12 +122,13 @@ class Bot:
                 if trio.current_time() > began_at + GOOD_RUN:
                     pause = FIRST_PAUSE
                 self.log.exception("bot_crashed", again_in=pause)
-            has_crashed = True
+            self._has_crashed = True
             await trio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _begin(self) -> None:
         self.queue = self._new_queue()
+        self._has_crashed = False
         self.status = Status(self.queue, self._metrics)
 
     def _new_queue(self) -> Queue:

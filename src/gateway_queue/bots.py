@@ -175,7 +175,7 @@ class _Following:
 
     def _start_the_missing(self) -> None:
         faults = dict(self._roster.wrong)
-        for name, settings in sorted((self._roster.bots | self._fixed).items()):
+        for name, settings in (*self._fixed.items(), *sorted(self._roster.bots.items())):
             if name in self._bots.by_name:
                 continue
             other = self._running.get(bot_of(settings.token, name))

@@ -206,12 +206,14 @@ def _bare(text: str) -> SecretStr:
 def _parsed(text: str) -> dict[str, Any]:
     """What a file in TOML sets."""
     try:
-        given = _Given.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # numbers without end, brackets without end
         raise _WrongError(
             f"it is not TOML ({_without_text(error)}); allowed: lines such as token = 'TOKEN'"
             f" and interval = 5.5. A file with nothing but the token has no {TOML} in its name"
         ) from None
+    try:
+        given = _Given.model_validate(values)
     except ValidationError as error:
         raise _WrongError(_explain(error)) from None
     if given.token is not None and given.token_file is not None:
@@ -219,10 +221,10 @@ def _parsed(text: str) -> dict[str, Any]:
     return {name: getattr(given, name) for name in given.model_fields_set}
 
 
-def _without_text(error: tomllib.TOMLDecodeError) -> str:
+def _without_text(error: Exception) -> str:
     """Where TOML ends, without what is there: that may be the token."""
     where = re.search(r"\(at [^()]*\)$", str(error))
-    return where[0].strip("()") if where else "anywhere"
+    return where[0].strip("()") if where else type(error).__name__
 
 
 def _explain(error: ValidationError) -> str:

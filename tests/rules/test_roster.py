@@ -135,6 +135,10 @@ WRONG = {
     "binary": (b"\xff\xfe\x00", "it is not text in UTF-8"),
     "bare.toml": (TOKEN, "it is not TOML (at end of document"),
     "yaml.toml": (f"token: {TOKEN}", "it is not TOML (at line 1"),
+    "digits.toml": ("interval = " + 5000 * "9", "it is not TOML ("),
+    "brackets.toml": ("interval = " + 8000 * "[", "it is not TOML ("),
+    "float.toml": ("interval = 1e999", "interval = inf is not allowed"),
+    "table.toml": ("[interval]\nx = 1", "interval = {'x': 1} is not allowed"),
     "key.toml": ("intervall = 5", "'intervall' is no setting of a bot; did you mean interval?"),
     "port.toml": ("xyz = 1", "'xyz' is no setting of a bot; allowed: token, token_file, interval"),
     "list.toml": (f"token = ['{TOKEN}']", "its token is not allowed (no text); allowed: a bot"),
@@ -227,3 +231,13 @@ def test_files_are_read_again_only_if_they_have_changed(folder: Path) -> None:
 
     assert all(again.bots[name] is settings for name, settings in first.bots.items())
     assert time.process_time() - began_at < 0.1
+
+
+def test_a_name_that_is_no_text_does_no_harm(folder: Path) -> None:
+    try:
+        (folder / os.fsdecode(b"b\xfft")).write_text(TOKEN)
+    except OSError:
+        pytest.skip("no file here can have such a name")
+
+    [why] = read(folder).wrong.values()
+    assert why.startswith("'b\\udcfft' is no name for a bot")

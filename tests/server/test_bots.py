@@ -434,7 +434,12 @@ async def test_a_crash_of_one_bot_costs_the_others_nothing(directory: Directory)
         await trio.sleep(MOMENT)
         with capture_logs() as logs:
             crash(client)
+            await trio.sleep(MOMENT)
+            assert (await client.get("/bots/two/readyz")).status == 503
+            assert b'gateway_queue_ready{bot="two"} 0.0' in (await client.get("/metrics")).body
+            assert (await client.get("/bots/one/readyz")).status == 200
             await trio.sleep(2)
+            assert (await client.get("/bots/two/readyz")).status == 200
             assert events(logs, "bot_crashed") == ["bot_crashed"]
         assert queue(client, "two") is not crashed
         assert sum(call.connection.was_cut for call in waits) >= 2  # one was granted before
@@ -501,6 +506,15 @@ async def test_one_application_has_one_name(directory: Directory) -> None:
         await follow(client)
         assert set(client.app.bots.by_name) == {"one", "two"}
         assert client.app.bots.faults == {}
+
+
+async def test_the_default_bot_is_served_before_others_of_its_application(
+    directory: Directory,
+) -> None:
+    directory.put("alpha", f"token = '{token_of(2)}x'")
+    async with serving(directory, api="http://127.0.0.1:9", token=SecretStr(token_of(2))) as client:
+        assert set(client.app.bots.by_name) == {"default", "one", "two"}
+        assert list(client.app.bots.faults) == ["alpha"]
 
 
 async def test_another_token_of_a_bot_has_its_limits_read_again(directory: Directory) -> None:

@@ -173,3 +173,25 @@ async def test_new_trouble_is_said_at_once() -> None:
             await trio.sleep(400)
     said = events(logs, "limits_unreadable")
     assert [line["log_level"] for line in said] == ["warning"] * 2
+
+
+async def test_of_many_bots_only_ten_ask_at_a_time() -> None:
+    asking, most = 0, 0
+
+    async def answer(_: httpx.Request) -> httpx.Response:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        await trio.sleep(1)
+        asking -= 1
+        return httpx.Response(200, json=GOOD)
+
+    transport = httpx.MockTransport(answer)
+    async with (
+        gateway_queue.discord.Discord("https://discord.test/api", transport) as discord,
+        trio.open_nursery() as nursery,
+    ):
+        for number in range(25):
+            nursery.start_soon(discord.read_limit, f"token-{number}")
+    assert most == 10
+    assert trio.current_time() == pytest.approx(3)

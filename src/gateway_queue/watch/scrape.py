@@ -44,6 +44,7 @@ class Seen(Protocol):
     def name(self) -> str: ...
     @property
     def queue(self) -> Queue: ...
+    def why_not_ready(self) -> str | None: ...
 
 
 async def page(
@@ -105,7 +106,7 @@ async def _gauges(bots: Sequence[Seen], unknown_bot_waiting: int | None) -> list
         for name, (documentation, *labels) in GAUGES.items()
     }
     for number, bot in enumerate(bots, start=1):
-        for name, labels, value in _values(bot.queue):
+        for name, labels, value in _values(bot):
             families[name].add_metric([bot.name, *labels], value)
         if number % PORTION == 0:
             await trio.lowlevel.checkpoint()
@@ -130,15 +131,15 @@ async def _gauges(bots: Sequence[Seen], unknown_bot_waiting: int | None) -> list
     return [*gauges, dropped, info]
 
 
-def _values(queue: Queue) -> Iterator[tuple[str, list[str], float]]:
-    """How a queue stands: names of GAUGES, the labels beside the bot's, and values."""
+def _values(bot: Seen) -> Iterator[tuple[str, list[str], float]]:
+    """How a bot stands: names of GAUGES, the labels beside the bot's, and values."""
     now = trio.current_time()
-    starts, allowance = queue.starts, queue.starts.allowance
-    for bucket in queue.buckets:
+    starts, allowance = bot.queue.starts, bot.queue.starts.allowance
+    for bucket in bot.queue.buckets:
         yield "waiting", [str(bucket.index)], bucket.line.waiting
         yield "away", [str(bucket.index)], bucket.line.away
     yield "slowed_shards", [], starts.restarting.slowed(now)
-    yield "ready", [], starts.why_not_ready() is None
+    yield "ready", [], bot.why_not_ready() is None
     if not allowance.known:
         return
     yield "session_start_limit", [], allowance.total
