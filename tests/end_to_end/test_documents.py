@@ -58,6 +58,7 @@ ELSEWHERE = {
     "python3 -m venv /opt/": "by hand, as docs/deploy.md says at its end; it needs root",
     "/opt/gateway-queue/bin/pip ": "by hand, with `systemctl`",
     "install ": "by hand, with `systemctl`",
+    "gateway-queue status": "test_several_bots.py; it needs several bots",
     "systemctl ": "by hand, as docs/deploy.md says; tests/test_deploy.py verifies the unit",
 }
 
@@ -86,6 +87,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "docs/http.md: `/plan`": {"GATEWAY_QUEUE_INTERVAL": 5.5},
     "docs/operating.md: Plan a launch": {"GATEWAY_QUEUE_INTERVAL": 5.5},
     "docs/http.md: API key": {"GATEWAY_QUEUE_API_KEY": "KEY"},
+    "docs/bots.md: Where clients ask": {"GATEWAY_QUEUE_BOTS": "{folder}/bots"},
 }
 
 # What a program needs that is a part of the reader's own.
@@ -189,6 +191,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "other").symlink_to(sys.prefix)
     (tmp_path / "bench").symlink_to(ROOT / "bench")
     (tmp_path / "token.txt").write_text(TOKEN + "\n")
+    (tmp_path / "bots").mkdir()
+    (tmp_path / "bots" / "beta.toml").touch()
     bot = tmp_path / "bot"
     bot.write_text("#!/bin/sh\nexit 0\n")
     bot.chmod(0o755)
@@ -211,7 +215,10 @@ async def test_it_does_what_the_page_says(section: str, folder: Path) -> None:
             "GATEWAY_QUEUE_INTERVAL": 0.2,
             "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
             "CURL_HOME": folder,
-            **SETTINGS.get(section, {}),
+            **{
+                name: str(value).format(folder=folder)
+                for name, value in SETTINGS.get(section, {}).items()
+            },
         }
         server = None
         if not SERVES.fullmatch(steps[0].text):
@@ -285,4 +292,4 @@ def field(line: str) -> str:
 
 def comparable(lines: list[str]) -> list[str]:
     text = "\n".join(lines).rstrip()
-    return re.sub(r"(?<=: )\d+\.\d+", "0.0", text).split("\n")
+    return re.sub(r"(?<=: )\d+\.\d+|(?<=after )\d+\.\d+(?=s)", "0.0", text).split("\n")
