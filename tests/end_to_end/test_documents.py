@@ -87,7 +87,6 @@ SETTINGS: dict[str, dict[str, object]] = {
     "docs/http.md: `/plan`": {"GATEWAY_QUEUE_INTERVAL": 5.5},
     "docs/operating.md: Plan a launch": {"GATEWAY_QUEUE_INTERVAL": 5.5},
     "docs/http.md: API key": {"GATEWAY_QUEUE_API_KEY": "KEY"},
-    "docs/bots.md: Where clients ask": {"GATEWAY_QUEUE_BOTS": "{folder}/bots"},
 }
 
 # What a program needs that is a part of the reader's own.
