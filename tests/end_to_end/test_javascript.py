@@ -131,11 +131,12 @@ async def test_all_shards_get_ready_in_turn(folder: Path, program: str) -> None:
         with trio.fail_after(PATIENCE):
             await discord.wait_ready(SHARDS)
         turns = await granted(queue)
+        lines = [*shards.lines]  # processes of a bot that is killed may complain of that
 
     assert turns == SHARDS
     assert discord.violations == []
     assert sorted(identify.shard for identify in discord.identifies) == [*range(SHARDS)]
-    assert [line for line in shards.lines if "queue" in line or "confirm" in line] == []
+    assert [line for line in lines if "queue" in line or "confirm" in line] == []
 
 
 @pytest.mark.parametrize("program", [DISCORD_JS, WS, WS_WORKERS])
