@@ -261,6 +261,7 @@ async def test_a_bot_that_is_removed_ends_as_a_server_does(directory: Directory)
     async with serving(directory) as client:
         await trio.sleep(FIRST)
         calls = [client.ask(f"/bots/two/?shard={n}") for n in range(3)]
+        await trio.sleep(MOMENT)
         patient = client.ask("/bots/two/?shard=9&wait=300")
         other = client.ask("/bots/one/?shard=0")
         await trio.sleep(MOMENT)
