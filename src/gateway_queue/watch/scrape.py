@@ -54,10 +54,10 @@ async def page(
 
     ``unknown_bot_waiting``: how many requests wait for bots that are not here.
     """
-    is_seen = {bot.name for bot in bots}
+    are_seen = {"", *(bot.name for bot in bots)}
     text = b""
     for family in (*_counted(len(bots), metrics), *await _gauges(bots, unknown_bot_waiting)):
-        samples = [s for s in family.samples if s.labels.get("bot", "") in is_seen | {""}]
+        samples = [s for s in family.samples if s.labels.get("bot", "") in are_seen]
         for start in range(0, max(1, len(samples)), LINES):
             family.samples = samples[start : start + LINES]
             slice_ = _text(family)
