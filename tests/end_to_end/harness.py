@@ -6,6 +6,7 @@ inherits the environment of the tests, but none of our server's settings.
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,13 @@ DEFAULTS: dict[str, object] = {
     "GATEWAY_QUEUE_JOURNAL": "memory",
     "GATEWAY_QUEUE_LOG_LEVEL": "debug",
 }
+
+
+# A shell has what it starts in the background ignore these, and all that is started from there;
+# a handler is not inherited.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 
 @dataclass(eq=False)
