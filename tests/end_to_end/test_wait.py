@@ -143,7 +143,9 @@ async def test_who_is_put_off_is_told_its_place_and_when_to_expect_its_turn() ->
     assert {told["reason"] for told in tells} == {"interval"}
     expected_at = [a.at + told["expected_in"] for a, told in zip(refusals, tells, strict=True)]
     errors = [at - opened_at(granted) for at in expected_at]
-    assert max(map(abs, errors)) < LOGGED_WITHIN, errors
+    # They name one instant; the line that tells whether it was the right one may be written late.
+    assert max(errors) - min(errors) < LOGGED_WITHIN, errors
+    assert max(map(abs, errors)) < INTERVAL / 4, errors
 
 
 async def test_at_the_end_who_may_be_put_off_is_told_at_once_and_the_others_are_not() -> None:
