@@ -1,19 +1,21 @@
 """One bot: its queue, its session start limit, and the tasks that run them."""
 
+import math
 import random
 from collections.abc import Callable
 from functools import partial
 
 import trio
 
-from gateway_queue.discord import Discord, keep_limits_fresh
-from gateway_queue.queue.events import Event
+from gateway_queue.discord import Alarm, Discord, keep_limits_fresh
+from gateway_queue.operate.operator import Operator
+from gateway_queue.queue.events import Event, ReadingOrdered
 from gateway_queue.queue.journal import Journal
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.allowance import Allowance, CountedAllowance, ReadAllowance
 from gateway_queue.queue.rules.pace import Layout
 from gateway_queue.queue.starts import Starts
-from gateway_queue.settings import Settings, bot_of
+from gateway_queue.settings import KEYS, Settings, bot_of
 from gateway_queue.watch import lines
 from gateway_queue.watch.metrics import BotMetrics
 from gateway_queue.watch.status import Status
@@ -26,13 +28,18 @@ LONGEST_PAUSE = 60.0
 GOOD_RUN = 300.0
 
 
+# How often an operator may have the limits read, in seconds: Discord has limits for that, too.
+READ_EVERY = 15.0
+
+
 class Bot:
-    """One bot, for as long as its settings stay as they are but for its token and API key.
+    """One bot, for as long as its settings stay as they are but for its token and keys.
 
     ``journal`` opens its journal, at the start and after a crash. Raises JournalError.
     """
 
     queue: Queue
+    operator: Operator
     status: Status
     _has_crashed: bool
 
@@ -52,12 +59,20 @@ class Bot:
         self.log = log
         self._running = trio.CancelScope()
         self._reading = trio.CancelScope()  # of the limits
+        self._read_now = Alarm()
+        self._read_ordered_at = -math.inf
         self._begin()
 
     @property
     def api_key(self) -> str | None:
         """What opens this bot and no other."""
         key = self.settings.api_key
+        return key.get_secret_value() if key else None
+
+    @property
+    def operator_key(self) -> str | None:
+        """What lets an operator steer this bot and no other."""
+        key = self.settings.operator_key
         return key.get_secret_value() if key else None
 
     def why_not_ready(self) -> str | None:
@@ -70,17 +85,28 @@ class Bot:
         """Whether `become` will do for these settings, and no new bot has to be made."""
         if bot_of(settings.token, self.name) != self.application:
             return False
-        secrets = {"token": self.settings.token, "api_key": self.settings.api_key}
+        secrets = {name: getattr(self.settings, name) for name in ("token", *KEYS)}
         return settings.model_copy(update=secrets) == self.settings
 
     def become(self, settings: Settings) -> bool:
-        """Take another token or API key of the same bot; False if nothing has changed."""
+        """Take another token or key of the same bot; False if nothing has changed."""
         before, self.settings = self.settings, settings
         if settings.token != before.token:
             if isinstance(allowance := self.queue.starts.allowance, ReadAllowance):
                 allowance.withdraw()
             self._reading.cancel()
         return settings != before
+
+    @property
+    def may_read_limits_in(self) -> float:
+        """In how many seconds an operator may `read_limits_now`; 0: now."""
+        return max(0.0, self._read_ordered_at + READ_EVERY - trio.current_time())
+
+    def read_limits_now(self) -> None:
+        """Have Discord asked for the limits at once, or as soon as it permits."""
+        self._read_ordered_at = trio.current_time()
+        self._read_now.ring()
+        self._report(ReadingOrdered())
 
     async def run(self, discord: Discord | None, *, alone: bool) -> None:
         """Run the bot's tasks, for ever; whatever crashes one of them is raised.
@@ -90,6 +116,7 @@ class Bot:
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.queue.run)
+            nursery.start_soon(self.operator.run)
             if discord is not None and self.settings.token is not None:
                 nursery.start_soon(partial(self._keep_limits_fresh, discord, alone=alone))
 
@@ -128,6 +155,7 @@ class Bot:
 
     def _begin(self) -> None:
         self.queue = self._new_queue()
+        self.operator = Operator(self.queue)
         self._has_crashed = False
         self.status = Status(self.queue, self._metrics)
 
@@ -161,7 +189,9 @@ class Bot:
             assert token is not None  # noqa: S101 - a bot with a token keeps one
             read = partial(discord.read_limit, token.get_secret_value())
             with trio.CancelScope() as self._reading:
-                await keep_limits_fresh(read, self.queue, refresh, gives_up=alone, log=self.log)
+                await keep_limits_fresh(
+                    read, self.queue, refresh, self._read_now, gives_up=alone, log=self.log
+                )
 
 
 def _layout(settings: Settings) -> Layout:

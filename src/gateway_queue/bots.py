@@ -19,7 +19,7 @@ from gateway_queue.keeper.sqlite import Journals
 from gateway_queue.lobby import Lobby
 from gateway_queue.queue.journal import JournalError
 from gateway_queue.roster import Directory, Roster, name_of
-from gateway_queue.settings import DEFAULT, Settings, bot_of
+from gateway_queue.settings import DEFAULT, KEYS, Settings, bot_of
 from gateway_queue.watch import lines, overview
 from gateway_queue.watch.metrics import Metrics
 from gateway_queue.watch.status import Page
@@ -37,12 +37,19 @@ LOOK = 15.0
 class Bots:
     """The bots by name. With ``several`` there is a directory that says which there are.
 
-    ``api_key`` opens all of them.
+    ``api_key`` opens all of them, and ``operator_key`` lets an operator steer them.
     """
 
-    def __init__(self, *, several: bool = False, api_key: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        several: bool = False,
+        api_key: str | None = None,
+        operator_key: str | None = None,
+    ) -> None:
         self.several = several
         self.api_key = api_key
+        self.operator_key = operator_key
         self.by_name: dict[str, Bot] = {}
         self.faults: dict[str, str] = {}  # what is wrong with a file, by its name
         self.lobby = Lobby()
@@ -80,8 +87,8 @@ async def run(
     settings: Settings, *, task_status: trio.TaskStatus[Bots] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Open the journal, make the bots and run their tasks, for ever."""
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    bots = Bots(several=settings.bots is not None, api_key=key)
+    keys = {name: secret.get_secret_value() for name in KEYS if (secret := getattr(settings, name))}
+    bots = Bots(several=settings.bots is not None, **keys)
     async with AsyncExitStack() as shared:
         journals = shared.enter_context(closing(await _open_journals(settings)))
         discord = None
@@ -126,7 +133,7 @@ class _Following:
         self._roster = Roster({}, {}, frozenset())
         self._fixed: dict[str, Settings] = {}  # those that the directory does not have
         if settings.token is not None:
-            self._fixed[DEFAULT] = settings.model_copy(update={"api_key": None})
+            self._fixed[DEFAULT] = settings.model_copy(update=dict.fromkeys(KEYS))
         self._running: dict[str, Bot] = {}  # by application, those that are ending among them
         self._ignored: frozenset[str] = frozenset()
         self._unreadable = ""

@@ -169,15 +169,37 @@ def _understood(response: httpx.Response) -> tuple[SessionStartLimit, Gateway]:
     return limit, Gateway(answer.url, answer.shards)
 
 
+class Alarm:
+    """Ends somebody's sleep."""
+
+    def __init__(self) -> None:
+        self._rung = trio.Event()
+
+    def ring(self) -> None:
+        """End the sleep of now, or the next one."""
+        self._rung.set()
+
+    async def sleep(self, seconds: float) -> bool:
+        """Sleep for so many seconds, or until it rings: then True."""
+        with trio.move_on_after(seconds):
+            await self._rung.wait()
+        has_rung = self._rung.is_set()
+        self._rung = trio.Event()
+        return has_rung
+
+
 async def keep_limits_fresh(
     read: Callable[[], Awaitable[Reading]],
     queue: Queue,
     refresh: float,
+    read_now: Alarm,
     *,
     gives_up: bool = True,
     log: structlog.typing.FilteringBoundLogger = log,
 ) -> None:
     """Read the limits now, every ``refresh`` seconds and as often as they need, for ever.
+
+    ``read_now`` brings the next reading forward, but to no earlier than Discord permits.
 
     While the token is refused, REFUSALS times in a row, nothing is granted, and it is tried
     again every ``refresh`` seconds. If it was never accepted and this ``gives_up``, it raises
@@ -207,8 +229,9 @@ async def keep_limits_fresh(
                     error=str(error),
                     hint="is it the right token, or was it reset?",
                 )
-                await trio.sleep(refresh)
+                await read_now.sleep(refresh)
                 continue
+            at_least = REFUSED_PAUSE if refusals else error.retry_after
             pause = REFUSED_PAUSE if refusals else _pause(failures, error.retry_after)
             level = logging.DEBUG
             if now >= warned_at + REMINDER:
@@ -221,7 +244,8 @@ async def keep_limits_fresh(
                 failures=failures,
                 using="the last known limits" if allowance.known else "none: nothing is granted",
             )
-            await trio.sleep(pause)
+            await trio.sleep(at_least)
+            await read_now.sleep(pause - at_least)
             continue
         was_read = True
         limit = reading.limit
@@ -237,13 +261,14 @@ async def keep_limits_fresh(
         warned_at = -math.inf
         queue.limits_failure = None
         queue.read(limit, reading.gateway, reading.sent_at)
-        await _until_due(allowance, refresh)
+        await _until_due(allowance, refresh, read_now)
 
 
-async def _until_due(allowance: ReadAllowance, refresh: float) -> None:
+async def _until_due(allowance: ReadAllowance, refresh: float, read_now: Alarm) -> None:
     now = trio.current_time()
     while now < (due := allowance.read_again_at(now, refresh)):
-        await trio.sleep(min(due - now, NAP))
+        if await read_now.sleep(min(due - now, NAP)):
+            return
         now = trio.current_time()
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationEr
 
 from gateway_queue.settings import (
     DEFAULT,
+    KEYS,
     APIKey,
     CrashLoopSetting,
     DailyStarts,
@@ -60,6 +61,7 @@ class _Given(BaseModel):
     crash_loop: CrashLoopSetting = None
     seat_ttl: SeatTTL | None = None
     api_key: APIKey | None = None
+    operator_key: APIKey | None = None
 
 
 class _WrongError(Exception):
@@ -156,7 +158,8 @@ class Directory:
             # Anything but an absolute path may be the token itself, by mistake.
             what = f"its token_file {file}" if file.startswith("/") else "its token_file"
             own["token"] = _bare(_read(token_path, what))
-        settings = self.settings.model_copy(update={"token": None, "api_key": None} | own)
+        not_shared = dict.fromkeys(("token", *KEYS))
+        settings = self.settings.model_copy(update=not_shared | own)
         if leaves_nothing(settings):
             raise _WrongError(
                 f"a reserve of {settings.reserve} leaves nothing to be granted, ever;"
@@ -235,7 +238,7 @@ def _explain(error: ValidationError) -> str:
         meant = f"; did you mean {nearest[0]}?" if nearest else ""
         known = ", ".join(_Given.model_fields)
         return f"{name[:40]!r} is no setting of a bot{meant}; allowed: {known}"
-    is_secret = name in {"token", "token_file", "api_key"}
+    is_secret = name in {"token", "token_file", *KEYS}
     given = f"its {name}" if is_secret else f"{name} = {first['input']!r}"[:80]
     return f"{given} is not allowed ({_reason(error)}); allowed: {_allowed(name)}"
 

@@ -43,6 +43,9 @@ MOST_STARTS = 1_000_000
 # The name of the bot that is meant where none is named.
 DEFAULT = "default"
 
+# The settings that open a server or a bot. A bot in a directory has its own, or none.
+KEYS = ("api_key", "operator_key")
+
 
 class SettingsError(Exception):
     """A setting is wrong. The message names it, what was given and what is allowed."""
@@ -257,6 +260,13 @@ class Settings(BaseSettings):
         "GATEWAY_QUEUE_API_KEY",
         None,
         "what clients must send as 'Authorization: Bearer KEY'; none: everybody may ask",
+        "letters, digits and signs of ASCII without white space",
+        secret=True,
+    )
+    operator_key: APIKey | None = _setting(
+        "GATEWAY_QUEUE_OPERATOR_KEY",
+        None,
+        "what opens /operator, as 'Authorization: Bearer KEY'; none: nobody may steer the queue",
         "letters, digits and signs of ASCII without white space",
         secret=True,
     )

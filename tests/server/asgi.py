@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 import trio
 
+from gateway_queue.bot import Bot
 from gateway_queue.http.app import App
 from gateway_queue.queue.queue import Queue
 
@@ -54,7 +55,10 @@ class Call:
         assert self.answer is not None, "ended without an answer"
         return self.answer
 
-    async def run(self, app: App, method: str, target: str, headers: dict[str, str]) -> None:
+    async def run(
+        self, app: App, method: str, target: str, headers: dict[str, str], body: bytes = b""
+    ) -> None:
+        given = body
         path, _, query = target.partition("?")
         scope = {
             "type": "http",
@@ -77,7 +81,7 @@ class Call:
             nonlocal body_sent
             if not body_sent:
                 body_sent = True
-                return {"type": "http.request", "body": b"", "more_body": False}
+                return {"type": "http.request", "body": given, "more_body": False}
             await self._leave.wait()
             return {"type": "http.disconnect"}
 
@@ -111,11 +115,16 @@ class Client:
     nursery: trio.Nursery
 
     @property
-    def queue(self) -> Queue:
-        """The queue of the default bot."""
+    def bot(self) -> Bot:
+        """The default bot."""
         bot = self.app.bots.find(None)
         assert bot is not None
-        return bot.queue
+        return bot
+
+    @property
+    def queue(self) -> Queue:
+        """The queue of the default bot."""
+        return self.bot.queue
 
     def ask(
         self,
@@ -123,11 +132,12 @@ class Client:
         method: str = "GET",
         headers: dict[str, str] | None = None,
         *,
+        body: bytes = b"",
         slow: float = 0.0,
     ) -> Call:
         """Send a request and do not wait for its answer."""
         call = Call(slow=slow)
-        self.nursery.start_soon(call.run, self.app, method, target, headers or {})
+        self.nursery.start_soon(call.run, self.app, method, target, headers or {}, body)
         return call
 
     async def get(self, target: str, method: str = "GET") -> Answer:

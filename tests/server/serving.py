@@ -58,6 +58,7 @@ async def serving(
     token: bool = False,
     crash_loop: str = "off",
     api_key: str | None = None,
+    operator_key: str | None = None,
     journal: Alone | None = None,
 ) -> AsyncIterator[Client]:
     """Serve a new queue; with a token, nothing is granted before `queue.read`."""
@@ -72,11 +73,12 @@ async def serving(
     )
     journal = journal or journal_in_memory()
     app = create_app()
-    app.bots = Bots(api_key=api_key)
+    app.bots = Bots(api_key=api_key, operator_key=operator_key)
     bot = Bot(DEFAULT, settings, lambda: journal, app.bots.metrics.of(DEFAULT), get_logger())
     app.bots.by_name[DEFAULT] = bot
     # A dead-locked test would spin on the mock clock for ever; this ends it at once.
     with trio.fail_after(40 * 24 * 3600), closing(journal):
         async with background() as nursery:
             nursery.start_soon(bot.queue.run)
+            nursery.start_soon(bot.operator.run)
             yield Client(app, nursery)

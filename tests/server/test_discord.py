@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from test_status import of, status
 
 import gateway_queue.discord
-from gateway_queue.discord import TokenRefusedError, keep_limits_fresh
+from gateway_queue.discord import Alarm, TokenRefusedError, keep_limits_fresh
 
 REFRESH = 300.0
 GOOD = {
@@ -65,7 +65,7 @@ async def reading(*said: Said, always: Said | None = None) -> AsyncIterator[tupl
     discord = Discord(iter(said) if always is None else repeat(always))
     async with serving(token=True) as client, discord.client() as http, background() as nursery:
         nursery.start_soon(
-            keep_limits_fresh, partial(http.read_limit, "token"), client.queue, REFRESH
+            keep_limits_fresh, partial(http.read_limit, "token"), client.queue, REFRESH, Alarm()
         )
         yield client, discord
 
@@ -84,7 +84,9 @@ async def test_a_token_is_given_up_after_three_refusals_within_half_a_minute() -
     discord = Discord(repeat(401))
     async with serving(token=True) as client, discord.client() as http:
         with pytest.raises(TokenRefusedError, match="401"):
-            await keep_limits_fresh(partial(http.read_limit, "token"), client.queue, REFRESH)
+            await keep_limits_fresh(
+                partial(http.read_limit, "token"), client.queue, REFRESH, Alarm()
+            )
     assert len(discord.asked_at) == 3
     assert 10 <= sum(discord.pauses) <= 30
 
@@ -150,7 +152,9 @@ async def test_a_bug_is_not_taken_for_trouble_of_discord(bug: type[Exception]) -
     discord = Discord(iter([bug("ours")]))
     async with serving(token=True) as client, discord.client() as http:
         with pytest.raises(bug, match="ours"):
-            await keep_limits_fresh(partial(http.read_limit, "token"), client.queue, REFRESH)
+            await keep_limits_fresh(
+                partial(http.read_limit, "token"), client.queue, REFRESH, Alarm()
+            )
 
 
 async def test_trouble_that_lasts_is_said_again_every_five_minutes() -> None:

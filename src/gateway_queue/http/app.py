@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from hmac import compare_digest
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,12 +23,14 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
+from gateway_queue.http.actions import add_actions
 from gateway_queue.http.answers import JSON, Answer
 from gateway_queue.http.asking import (
     Problem,
     ask_of,
     bot_of,
     confirmation_of,
+    is_action,
     is_page,
     launch_of,
     path_of,
@@ -37,6 +38,7 @@ from gateway_queue.http.asking import (
     shard_of,
     wants_seats,
 )
+from gateway_queue.http.guard import BEARER, Guard, opens
 from gateway_queue.http.holding import hold
 from gateway_queue.http.reader import Reader
 from gateway_queue.http.wire import patience
@@ -88,15 +90,18 @@ class HTTPConnection(TrioASGIHTTPConnection):
             name, path = self.app.locate(path_of(self.scope["path"]))
             self.scope["path"] = path
             self.scope["extensions"] = {**(self.scope["extensions"] or {}), BOT: {"name": name}}
-            if not self.app.lets_in(name, path, authorization):
+            if is_action(path):
+                refuse_other_sites(headers)
+                self.app.check_operator(name, authorization, client.peer)
+            elif not self.app.lets_in(name, path, authorization):
                 raise _refusal(authorization)
             ask = ask_of(path, self.scope["query_string"], name)
             if ask is not None or path == "/confirm":
                 refuse_other_sites(headers)
         except Problem as problem:
-            more = ((b"www-authenticate", b"Bearer"),) if problem.status == 401 else ()
+            refusal = Answer.of(problem.status, problem.body, PROBLEM, problem.headers)
             try:
-                await client.answer(Answer.of(problem.status, problem.body, PROBLEM, more))
+                await client.answer(refusal)
             except trio.TooSlowError:
                 log.debug("page_not_taken", peer=client.peer)
             return
@@ -131,9 +136,10 @@ class HTTPConnection(TrioASGIHTTPConnection):
 
 
 def _refusal(authorization: bytes | None) -> Problem:
+    detail = "the API key is not the one this server expects"
     if authorization is None:
-        return Problem(401, "this server wants an API key: Authorization: Bearer <key>")
-    return Problem(401, "the API key is not the one this server expects")
+        detail = "this server wants an API key: Authorization: Bearer <key>"
+    return Problem(401, detail, headers=BEARER)
 
 
 class _Client:
@@ -205,6 +211,7 @@ class App(QuartTrio):
     asgi_websocket_class = WebSocketConnection
     bots: "Bots"
     reader: Reader
+    guard: Guard
 
     def locate(self, path: str) -> tuple[str | None, str]:
         """The bot that a path names, None if it names none, and the path below it."""
@@ -219,14 +226,22 @@ class App(QuartTrio):
         if path in OPEN_TO_ALL or (bot is None and authorization and not is_page(path)):
             return True
         keys = [key for key in (self.bots.api_key, bot.api_key if bot else None) if key]
-        scheme, _, given = (authorization or b"").partition(b" ")
-        are_right = [compare_digest(given.strip(), key.encode()) for key in keys]
-        return not keys or (scheme.lower() == b"bearer" and any(are_right))
+        return not keys or opens(keys, authorization)
+
+    def check_operator(self, name: str | None, authorization: bytes | None, peer: str) -> None:
+        """Raise Problem unless a request has an operator key of this bot.
+
+        That is all it needs: it can have but one key.
+        """
+        bot = self.bots.find(name)
+        keys = [k for k in (self.bots.operator_key, bot.operator_key if bot else None) if k]
+        self.guard.check(keys, authorization, peer.rpartition(":")[0], trio.current_time())
 
 
 def create_app() -> App:
     app = App("gateway_queue", static_folder=None)
     app.reader = Reader()
+    app.guard = Guard()
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # a wrong method is told so
     app.register_error_handler(Problem, _problem_page)
     app.register_error_handler(HTTPException, _error_page)
@@ -234,6 +249,7 @@ def create_app() -> App:
     app.add_url_rule("/openapi.json", view_func=_openapi)
     _add_status(app)
     _add_plan(app)
+    add_actions(app, partial(_bot, app))
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -314,7 +330,7 @@ def _add_plan(app: App) -> None:
     @app.get("/plan")
     async def plan() -> Response:
         queue = _bot(app).queue
-        found = plan_at(queue, launch_of(request.query_string, queue.spacing.interval))
+        found = plan_at(queue, launch_of(request.query_string, queue.configured.interval))
         if found is None:
             raise Problem(503, "Discord's session start limit is not known; the log says why")
         return Response(json.dumps(asdict(found)), content_type=JSON)
@@ -325,7 +341,8 @@ async def _openapi() -> Response:
 
 
 async def _problem_page(problem: Problem) -> Response:
-    return Response(problem.body, status=problem.status, content_type=PROBLEM)
+    headers = {name.decode(): value.decode() for name, value in problem.headers}
+    return Response(problem.body, problem.status, headers, content_type=PROBLEM)
 
 
 async def _error_page(error: HTTPException) -> Response:

@@ -9,12 +9,13 @@ from http import HTTPStatus
 from typing import cast, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from gateway_queue.http.answers import Headers
 from gateway_queue.operate.plan import LONGEST_INTERVAL, MOST_SHARDS, Launch, shortest_interval
 from gateway_queue.queue.rules.allowance import MOST_BUCKETS
 from gateway_queue.queue.rules.pace import Outcome
 from gateway_queue.settings import DEFAULT
 
-# These never grant, with or without a shard, nor does what is below /status/.
+# These never grant, with or without a shard, nor does what is below BELOW.
 RESERVED = frozenset(
     {
         "/confirm",
@@ -23,11 +24,14 @@ RESERVED = frozenset(
         "/healthz",
         "/metrics",
         "/openapi.json",
+        "/operator",
         "/plan",
         "/readyz",
         "/status",
     }
 )
+
+BELOW = ("/dashboard/", "/operator/", "/status/")
 
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
@@ -38,9 +42,10 @@ LONGEST_WAIT = 86_400
 class Problem(Exception):  # noqa: N818 - what RFC 9457 calls it
     """An error that the client is told of, with a detail that a person can act on."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, *, headers: Headers = ()) -> None:
         super().__init__(detail)
         self.status = status
+        self.headers = headers
         title = HTTPStatus(status).phrase
         self.body = json.dumps({"title": title, "status": status, "detail": detail}).encode()
 
@@ -103,7 +108,17 @@ def is_page(path: str) -> bool:
     A confirmation at another path than /confirm is none, but is no turn either: some proxy
     leaves its prefix in the path.
     """
-    return path.rstrip("/") in RESERVED or path.startswith("/status/") or path.endswith("/confirm")
+    return path.rstrip("/") in RESERVED or path.startswith(BELOW) or path.endswith("/confirm")
+
+
+def is_action(path: str) -> bool:
+    """Whether a path is an operator's."""
+    return path == "/operator" or path.startswith("/operator/")
+
+
+def has_body(target: bytes) -> bool:
+    """Whether the body of a request for this target may matter."""
+    return target.isascii() and is_action(bot_of(split(target)[0])[1])
 
 
 def ask_of(path: str, query: bytes, bot: str | None = None) -> Ask | None:
@@ -152,7 +167,7 @@ def refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
     else:
         is_ours = origin is None or origin.partition(b"://")[2] == headers.get(b"host")
     if not is_ours:
-        raise Problem(403, "a web page of another site may not take turns or confirm them")
+        raise Problem(403, "a web page of another site may not take turns, confirm them or steer")
 
 
 def wants_seats(query: bytes) -> bool:

@@ -1,7 +1,7 @@
 """HTTP/2 for many requests that wait on one connection, none of which harms another.
 
-Knows Hypercorn and h2, and nothing of the queue. Each repair names the fault; all were found
-in Hypercorn 0.17 and 0.18 with h2 4.3 and 4.4.
+Knows Hypercorn and h2, and of the queue only which requests have a body. Each repair names
+the fault; all were found in Hypercorn 0.17 and 0.18 with h2 4.3 and 4.4.
 """
 
 from contextlib import suppress
@@ -23,8 +23,8 @@ from h2.exceptions import InvalidBodyLengthError, ProtocolError
 from h2.settings import SettingCodes, Settings
 from hpack import HPACKError
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Body, EndBody, Request, Response
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import Request, Response
 from hypercorn.protocol.h2 import H2Protocol, StreamBuffer
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ConnectionState
@@ -32,6 +32,9 @@ from hypercorn.utils import filter_pseudo_headers
 from hyperframe.exceptions import HyperframeError
 from hyperframe.frame import DataFrame, Frame, HeadersFrame
 from priority.priority import DeadlockError
+
+from gateway_queue.http.asking import has_body
+from gateway_queue.http.bodies import LONGEST_BODY
 
 # With Hypercorn's default of 100, a client that asks for many shards on one connection is
 # granted into nothing. One process seldom runs more shards than this, and a stream costs
@@ -72,6 +75,7 @@ class Http2(H2Protocol):
         self.priority = _InTurn()  # type: ignore[assignment]
         self._resets = 0
         self._resets_since = 0.0
+        self._bodies: dict[int, bytes] = {}  # of the requests that may have one, as far as it came
 
     async def initiate(self, headers: Headers | None = None, settings: bytes | None = None) -> None:
         """Begin, with the request that asked for it if it came by HTTP/1.
@@ -156,25 +160,39 @@ class Http2(H2Protocol):
     async def _handle_events(self, events: list[H2Event]) -> None:
         """React to what the client sent.
 
-        Nothing here reads a body. Hypercorn would have the handler take it, and read nothing
-        of any stream while that is busy; or fail, where the answer has been given.
+        Bodies are dropped, but for the few that matter, which the handler gets as a whole.
+        Hypercorn would have the handler take each part, and read nothing of any stream while
+        that is busy; or fail, where the answer has been given.
         """
         ended = {event.stream_id for event in events if isinstance(event, StreamReset)}
         self._count_resets(len(ended))
         wanted = []
         for event in events:
             if isinstance(event, DataReceived):
+                if (body := self._bodies.get(event.stream_id)) is not None:
+                    body += event.data[: LONGEST_BODY + 1 - len(body)]
+                    self._bodies[event.stream_id] = body
                 self.connection.acknowledge_received_data(
                     event.flow_controlled_length, event.stream_id
                 )
             elif not isinstance(event, RequestReceived) or event.stream_id not in ended:
                 wanted.append(event)
+                if isinstance(event, RequestReceived):
+                    self._expect_body(event)
         await super()._handle_events(wanted)
         # Hypercorn begins the idle time only after an answer: a connection whose last request
         # was cancelled or refused would be kept for ever, and hold up the server's end.
         concern_requests = any(isinstance(e, RequestReceived | StreamReset) for e in events)
         if concern_requests and self.idle and not self.closed:
             await self.send(Updated(idle=True))
+
+    def _expect_body(self, request: RequestReceived) -> None:
+        if has_body(dict(request.headers).get(b":path", b"")):
+            self._bodies[request.stream_id] = b""
+
+    def take_body(self, stream_id: int) -> bytes:
+        """The body of a request that has come as a whole; it is cut where it is too long."""
+        return self._bodies.pop(stream_id, b"")
 
     async def _create_stream(self, request: RequestReceived) -> None:
         """Begin a request, or refuse it alone.
@@ -188,6 +206,7 @@ class Http2(H2Protocol):
         if method == b"CONNECT" or not (method + path).isascii():
             self._reset(number, ErrorCodes.PROTOCOL_ERROR)
             self._count_resets(1)
+            self.take_body(number)
             return
         stream = self.streams[number] = _Stream(self, number)
         line = Line(self, number)
@@ -209,6 +228,7 @@ class Http2(H2Protocol):
 
         Hypercorn leaves them waiting for ever, and with them a bucket.
         """
+        self.take_body(stream_id)
         buffer = self.stream_buffers.pop(stream_id, None)
         if buffer is not None:
             await buffer.close()
@@ -281,6 +301,11 @@ class _Stream(HTTPStream):
             stream_id,
         )
         self._protocol = protocol
+
+    async def handle(self, event: StreamEvent) -> None:
+        if isinstance(event, EndBody) and (body := self._protocol.take_body(self.stream_id)):
+            await super().handle(Body(self.stream_id, body))
+        await super().handle(event)
 
     async def _send_error_response(self, status_code: int) -> None:  # noqa: ARG002
         """Reset the stream: Hypercorn's 500 would be read as permission to identify."""

@@ -3,7 +3,7 @@
 One SQLite file for all bots of a server, written inline before each answer. Times are wall
 clock here, because they outlive the process; everywhere else they are seconds on the trio
 clock. The journal knows nothing of buckets' timing: every start is an unknown past, so
-spacing never depends on a file.
+spacing never depends on a file. What an operator ordered is kept beside the grants.
 """
 
 import math
@@ -15,14 +15,20 @@ from pathlib import Path
 from typing import Self
 
 from gateway_queue.keeper.lock import Lock
-from gateway_queue.queue.journal import JournalError, JournalLostError, Past
+from gateway_queue.queue.journal import (
+    JournalError,
+    JournalLostError,
+    Order,
+    OrderKind,
+    Past,
+)
 from gateway_queue.queue.rules.allowance import DAY
 
 # SQLite's header field that tells whose file this is ("GwyQ"), and the layout of ours.
 APPLICATION_ID = 0x47777951
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
-# The layout of a file that had one bot, and did not say which.
+# The layout of a file that had one bot, and did not say which. The next one had no orders.
 ONE_BOT = 1
 
 # How long a start waits for somebody who is just writing to the file, in seconds.
@@ -33,7 +39,7 @@ PRUNE_INTERVAL = 3600.0
 
 WRITTEN_BY_ANOTHER = "another process wrote to it"
 
-SCHEMA = """
+GRANTS = """
 CREATE TABLE grants (
     bot TEXT NOT NULL,         -- its application id
     number INTEGER NOT NULL,
@@ -44,6 +50,28 @@ CREATE TABLE grants (
     PRIMARY KEY (bot, number)
 ) WITHOUT ROWID;
 """
+
+ORDERS = """
+CREATE TABLE orders (
+    bot TEXT NOT NULL,
+    kind TEXT NOT NULL,        -- pause or slower
+    value TEXT NOT NULL,       -- the reason, or the interval in seconds
+    given_at REAL NOT NULL,    -- Unix time, seconds
+    until REAL,                -- NULL: until it is taken back
+    PRIMARY KEY (bot, kind)
+) WITHOUT ROWID;
+"""
+
+FORGIVEN = """
+CREATE TABLE forgiven (
+    bot TEXT NOT NULL,
+    shard INTEGER NOT NULL,
+    number INTEGER NOT NULL,   -- of the latest grant that is
+    PRIMARY KEY (bot, shard)
+) WITHOUT ROWID;
+"""
+
+SCHEMA = GRANTS + ORDERS + FORGIVEN
 
 
 class Journals:
@@ -56,6 +84,7 @@ class Journals:
     def __init__(self, database: sqlite3.Connection, lock: Lock | None, name: str) -> None:
         self.database = database
         self.name = name
+        self.survives_restart = lock is not None
         self._lock = lock
         self._lost: str | None = None  # why it is
 
@@ -63,7 +92,7 @@ class Journals:
     def in_memory(cls) -> Self:
         """Journals that keep nothing beyond this process."""
         database = sqlite3.connect(":memory:", isolation_level=None)
-        database.execute(SCHEMA)
+        database.executescript(SCHEMA)
         return cls(database, None, "memory")
 
     @classmethod
@@ -124,6 +153,7 @@ class SQLiteJournal:
 
     def __init__(self, file: Journals, bot: str) -> None:
         self.name = file.name
+        self.survives_restart = file.survives_restart
         self._file = file
         self._database = file.database
         self._bot = bot
@@ -168,6 +198,11 @@ class SQLiteJournal:
                 "DELETE FROM grants WHERE bot = ? AND granted_at < ? AND number <= ?",
                 (self._bot, time.time() - DAY, self._prunable),
             )
+            self._database.execute(
+                "DELETE FROM forgiven WHERE bot = ? AND number <"
+                " (SELECT ifnull(min(number), 0) FROM grants WHERE bot = ?)",
+                (self._bot, self._bot),
+            )
             self._pruned_at, self._prunable = now, self._number
 
     def check(self) -> None:
@@ -201,6 +236,56 @@ class SQLiteJournal:
             for number, granted_at, shard, confirm in rows
         ]
 
+    def order(self, kind: OrderKind, order: Order | None) -> None:
+        """Keep an order in place of the last one of this kind; None: keep none."""
+        self.check_owner()
+        now = time.time()
+        with self._file.explained():
+            if order is None:
+                self._database.execute(
+                    "DELETE FROM orders WHERE bot = ? AND kind = ?", (self._bot, kind)
+                )
+                return
+            until = None if order.left == math.inf else now + order.left
+            self._database.execute(
+                "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?)",
+                (self._bot, kind, order.value, now - order.age, until),
+            )
+
+    def orders(self) -> dict[OrderKind, Order]:
+        """The orders that are kept and whose time is not over.
+
+        One that seems to lie in the future (the clock was set back) counts as new.
+        """
+        now = time.time()
+        with self._file.explained():
+            rows = self._database.execute(
+                "SELECT kind, value, given_at, ifnull(until, 9e999) FROM orders WHERE bot = ?",
+                (self._bot,),
+            ).fetchall()
+        return {
+            kind: Order(value, max(0.0, now - given_at), until - max(now, given_at))
+            for kind, value, given_at, until in rows
+            if until > now
+        }
+
+    def forgive(self, shard: int) -> None:
+        """Keep in mind that all grants of a shard so far are forgiven."""
+        self.check_owner()
+        with self._file.explained():
+            self._database.execute(
+                "INSERT OR REPLACE INTO forgiven VALUES (?, ?, ?)",
+                (self._bot, shard, self._number),
+            )
+
+    def forgiven(self) -> dict[int, int]:
+        """Of each shard that was forgiven, the number up to which its grants are."""
+        with self._file.explained():
+            rows = self._database.execute(
+                "SELECT shard, number FROM forgiven WHERE bot = ?", (self._bot,)
+            ).fetchall()
+        return dict(rows)
+
 
 def _opened(path: Path, heir: str) -> sqlite3.Connection:
     is_new = _is_new(path)
@@ -214,7 +299,7 @@ def _opened(path: Path, heir: str) -> sqlite3.Connection:
         _examine(database)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
-        _share(database, heir)
+        _migrate(database, heir)
         _write_nothing(database)
         # From now on writes are inline, and wait for nobody.
         database.execute("PRAGMA busy_timeout = 0")
@@ -224,21 +309,24 @@ def _opened(path: Path, heir: str) -> sqlite3.Connection:
     return database
 
 
-def _share(database: sqlite3.Connection, heir: str) -> None:
-    """Make a file of one bot into one of several, in which all the grants are this bot's."""
+def _migrate(database: sqlite3.Connection, heir: str) -> None:
+    """Bring a file of an earlier layout to ours; the grants of one bot become this bot's."""
     # Not in the header: what was committed may still be in the write-ahead log.
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version != ONE_BOT:
+    if version == SCHEMA_VERSION:
         return
     with _transaction(database):
-        database.execute("ALTER TABLE grants RENAME TO grants_of_one_bot")
-        database.execute(SCHEMA)
-        database.execute(
-            "INSERT INTO grants SELECT ?, number, granted_at, shard, bucket, confirm"
-            " FROM grants_of_one_bot",
-            (heir,),
-        )
-        database.execute("DROP TABLE grants_of_one_bot")
+        if version == ONE_BOT:
+            database.execute("ALTER TABLE grants RENAME TO grants_of_one_bot")
+            database.execute(GRANTS)
+            database.execute(
+                "INSERT INTO grants SELECT ?, number, granted_at, shard, bucket, confirm"
+                " FROM grants_of_one_bot",
+                (heir,),
+            )
+            database.execute("DROP TABLE grants_of_one_bot")
+        database.execute(ORDERS)
+        database.execute(FORGIVEN)
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 

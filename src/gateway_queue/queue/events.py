@@ -135,6 +135,73 @@ class JournalRecovered:
     """Grants can be recorded again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """An operator paused everything, or did so before a restart; ``ends_in``: None if never."""
+
+    reason: str
+    ends_in: float | None
+    survives_restart: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A pause is over; ``by_itself``: its time was."""
+
+    by_itself: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalChanged:
+    """An operator changed the interval, or did so before a restart; or the time of that is over.
+
+    ``ends_in``: when it will be the ``configured`` one again, None if never or it is already.
+    """
+
+    interval: float
+    configured: float
+    ends_in: float | None
+    survives_restart: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PutFirst:
+    """An operator put a shard first in its bucket's line."""
+
+    shard: int
+    bucket: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """An operator gave a shard the place back that it had before it was put first."""
+
+    shard: int
+    bucket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """An operator dropped a shard: its seats, and the requests that waited in some of them."""
+
+    shard: int
+    seats: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgiven:
+    """An operator forgave a shard its crash loop, which had this level."""
+
+    shard: int
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingOrdered:
+    """An operator had Discord asked for the limits at once."""
+
+
 Event = (
     Queued
     | Granted
@@ -151,6 +218,14 @@ Event = (
     | JournalFailed
     | JournalLost
     | JournalRecovered
+    | Paused
+    | Resumed
+    | IntervalChanged
+    | PutFirst
+    | TakenBack
+    | Dropped
+    | Forgiven
+    | ReadingOrdered
 )
 
 Report = Callable[[Event], None]

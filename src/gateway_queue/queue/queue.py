@@ -62,7 +62,7 @@ class Queue:
         self.starts = starts
         self.layout = layout
         self.report = report
-        self.spacing = Spacing.of(interval)
+        self.configured = Spacing.of(interval)
         self.started_at = trio.current_time()
         self.ending = False
         self.gateway: Gateway | None = None
@@ -85,6 +85,11 @@ class Queue:
         self.buckets = [
             self._bucket(index, Pace(self.spacing, opens_at)) for index in range(layout.buckets)
         ]
+
+    @property
+    def spacing(self) -> Spacing:
+        """The seconds between grants, as they are configured or as an operator ordered."""
+        return self.starts.orders.spacing(self.configured)
 
     async def run(self) -> None:
         """Run the buckets' tasks, for ever."""
@@ -128,8 +133,14 @@ class Queue:
         self.coverage = Coverage()
         if limit.max_concurrency != self.layout.max_concurrency:
             self._resize(Layout(limit.max_concurrency, self.layout.cap))
+        self._look_again()
+
+    def follow_orders(self) -> None:
+        """Do what the operator's orders say, which have changed."""
         for bucket in self.buckets:
-            bucket.look_again()
+            bucket.pace.spacing = self.spacing
+        self.coverage = Coverage()
+        self._look_again()
 
     def confirm(
         self, shard: int, outcome: Outcome = "identified", grant: int | None = None
@@ -272,6 +283,10 @@ class Queue:
                 turn.waiting.cancel()
             if number % PORTION == 0:
                 await trio.lowlevel.checkpoint()
+
+    def _look_again(self) -> None:
+        for bucket in self.buckets:
+            bucket.look_again()
 
     def _bucket(self, index: int, pace: Pace) -> Bucket:
         return Bucket(

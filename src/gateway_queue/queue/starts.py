@@ -6,6 +6,7 @@ task and nothing of the order or the pace of grants.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -20,7 +21,7 @@ from gateway_queue.queue.events import (
     Report,
     UsageRose,
 )
-from gateway_queue.queue.journal import Journal, JournalError, JournalLostError
+from gateway_queue.queue.journal import Journal, JournalError, JournalLostError, Order, OrderKind
 from gateway_queue.queue.rules.allowance import (
     Allowance,
     ReadAllowance,
@@ -30,11 +31,12 @@ from gateway_queue.queue.rules.allowance import (
 )
 from gateway_queue.queue.rules.crash_loop import CrashLoop, Restarting
 from gateway_queue.queue.rules.last_day import LastDay
+from gateway_queue.queue.rules.orders import Orders, Pause, Slower
 
 # How long a grant may be confirmed.
 CONFIRMABLE = 900.0
 
-Obstacle = Literal["limits_unknown", "reserve", "journal"]
+Obstacle = Literal["paused", "limits_unknown", "reserve", "journal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,13 @@ class Starts:
         self._usage = Usage.NORMAL
         self._nameless_are_one = True
         self._latest: dict[int, Grant] = {}  # those that may still be confirmed, oldest first
-        past_day = journal.last_day()
+        past_day, forgiven, orders = journal.last_day(), journal.forgiven(), journal.orders()
         now = trio.current_time()
         for past in past_day:
-            self._remember(past.shard, Grant(past.number, now - past.age, past.confirm))
+            grant = Grant(past.number, now - past.age, past.confirm)
+            is_forgiven = past.shard is not None and past.number <= forgiven.get(past.shard, 0)
+            self._remember(past.shard, grant, counts=not is_forgiven)
+        self.orders = _restored(orders, now)
         self._watch_usage(now)
 
     def read(self, limit: SessionStartLimit, sent_at: float) -> None:
@@ -90,10 +95,14 @@ class Starts:
 
     def more_at(self, now: float) -> float:
         """When a start may be spent: ``now`` or earlier if one may, inf if the clock can't tell."""
-        return max(self._journal_ready_at, self.allowance.more_at(now))
+        return max(
+            self.orders.paused_until(now), self._journal_ready_at, self.allowance.more_at(now)
+        )
 
     def obstacle(self, now: float) -> Obstacle | None:
         """Why nothing at all may be started."""
+        if self.orders.paused_until(now) > now:
+            return "paused"
         if not self.allowance.known:
             return "limits_unknown"
         if self.allowance.more_at(now) > now:
@@ -130,6 +139,11 @@ class Starts:
         if not really:
             self.restarting.forgive(None)
 
+    def forgive(self, shard: int) -> None:
+        """Forget how often a shard was granted, and that it is slowed down. Raises JournalError."""
+        self.journal.forgive(shard)
+        self.restarting.forgive(shard)
+
     def latest(self, shard: int, now: float) -> Grant | None:
         """The shard's latest grant, if it may still be confirmed."""
         grant = self._latest.get(shard)
@@ -161,10 +175,11 @@ class Starts:
             self._report(JournalLost(str(error)))
             self._journal_ready_at = math.inf
 
-    def _remember(self, shard: int | None, grant: Grant) -> None:
+    def _remember(self, shard: int | None, grant: Grant, *, counts: bool = True) -> None:
+        """Take in a grant; ``counts``: to the rule against crash loops."""
         self.allowance.spend(grant.at)
         self.last_day.grant(shard, grant.at)
-        if shard is not None or self._nameless_are_one:
+        if counts and (shard is not None or self._nameless_are_one):
             self.restarting.grant(shard, grant.at)
         if shard is not None:
             self._forget_unconfirmable(grant.at)
@@ -201,3 +216,15 @@ class Starts:
                 )
             )
         self._usage = level
+
+
+def _restored(orders: Mapping[OrderKind, Order], now: float) -> Orders:
+    """The orders that an operator gave before this start."""
+    restored = Orders()
+    if pause := orders.get("pause"):
+        since, until = now - pause.age, now + pause.left
+        restored.pause = Pause(since, until, pause.value, survives_restart=True)
+    if slower := orders.get("slower"):
+        since, until, interval = now - slower.age, now + slower.left, float(slower.value)
+        restored.slower = Slower(since, until, interval, survives_restart=True)
+    return restored

@@ -7,16 +7,24 @@ from gateway_queue.queue.events import (
     BucketsChanged,
     ConfirmationIgnored,
     CrashLooping,
+    Dropped,
     Event,
+    Forgiven,
     Granted,
+    IntervalChanged,
     InvalidSession,
     JournalFailed,
     JournalLost,
     JournalRecovered,
     Left,
+    Paused,
+    PutFirst,
     PutOff,
     Queued,
+    ReadingOrdered,
+    Resumed,
     ShardMissing,
+    TakenBack,
     UsageRose,
 )
 from gateway_queue.queue.rules.allowance import Usage
@@ -93,3 +101,41 @@ def write(event: Event, log: Log) -> None:  # noqa: C901, PLR0912 - one branch p
             log.error("journal_lost", error=error)
         case JournalRecovered():
             log.info("journal_writable_again")
+        case _:
+            _write_order(event, log)
+
+
+def _write_order(event: Event, log: Log) -> None:
+    """Log what an operator did."""
+    match event:
+        case Paused(reason, ends_in, survives_restart):
+            log.warning(
+                "paused",
+                reason=reason,
+                ends_in=_rounded(ends_in),
+                survives_restart=survives_restart,
+            )
+        case Resumed(by_itself):
+            log.info("resumed", by_itself=by_itself)
+        case IntervalChanged(interval, configured, ends_in, survives_restart):
+            log.info(
+                "interval_changed",
+                interval=interval,
+                configured=configured,
+                ends_in=_rounded(ends_in),
+                survives_restart=survives_restart,
+            )
+        case PutFirst(shard, bucket):
+            log.info("shard_put_first", shard=shard, bucket=bucket)
+        case TakenBack(shard, bucket):
+            log.info("shard_taken_back", shard=shard, bucket=bucket)
+        case Dropped(shard, seats, requests):
+            log.info("shard_dropped", shard=shard, seats=seats, requests=requests)
+        case Forgiven(shard, level):
+            log.info("crash_loop_forgiven", shard=shard, level=level)
+        case ReadingOrdered():
+            log.info("limits_reading_ordered")
+
+
+def _rounded(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds)

@@ -28,6 +28,8 @@ GAUGES = {
     "waiting": ("Requests that wait, whose clients are here.", "bucket"),
     "away": ("Seats kept for clients that left.", "bucket"),
     "slowed_shards": ("Shards that wait for their crash loop.",),
+    "paused": ("1 while an operator has paused everything.",),
+    "interval_seconds": ("Seconds between two grants of a bucket.",),
     "ready": ("1 if limits are known and the journal can be written.",),
     "session_start_limit": ("Session starts a day.",),
     "session_starts_remaining": ("Session starts left, the reserve among them.",),
@@ -139,6 +141,8 @@ def _values(bot: Seen) -> Iterator[tuple[str, list[str], float]]:
         yield "waiting", [str(bucket.index)], bucket.line.waiting
         yield "away", [str(bucket.index)], bucket.line.away
     yield "slowed_shards", [], starts.restarting.slowed(now)
+    yield "paused", [], starts.orders.paused_until(now) > now
+    yield "interval_seconds", [], bot.queue.spacing.interval
     yield "ready", [], bot.why_not_ready() is None
     if not allowance.known:
         return

@@ -1,6 +1,7 @@
 """What operators and sharders may see of the queue, as JSON."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import islice
@@ -115,8 +116,9 @@ class Status:
             "uptime": _rounded(now - queue.started_at),
             "ready": starts.why_not_ready() is None,
             "obstacle": "ending" if queue.ending else starts.obstacle(now),
+            "paused": paused(queue, now),
             "limits": limits_of(queue, now),
-            "pace": {"interval": queue.spacing.interval},
+            "pace": pace(queue, now),
             "waiting": waiting,
             "away": sum(bucket["away"] for bucket in buckets),
             "covered": min(waiting, starts.left(now)),
@@ -203,6 +205,30 @@ def limits_of(queue: Queue, now: float) -> dict[str, Any]:
     }
 
 
+def paused(queue: Queue, now: float) -> dict[str, Any] | None:
+    """The operator's pause, None if there is none; ``ends_in`` is None where somebody decides."""
+    pause = queue.starts.orders.pause
+    if pause is None:
+        return None
+    return {
+        "reason": pause.reason,
+        "began_ago": _rounded(now - pause.since),
+        "ends_in": _ends_in(pause.until, now),
+        "survives_restart": pause.survives_restart,
+    }
+
+
+def pace(queue: Queue, now: float) -> dict[str, Any]:
+    """The interval; ``ends_in``: when it is the configured one again, None if nobody knows."""
+    slower = queue.starts.orders.slower
+    return {
+        "interval": queue.spacing.interval,
+        "configured": queue.configured.interval,
+        "ends_in": _ends_in(slower.until, now) if slower else None,
+        "survives_restart": slower.survives_restart if slower else True,
+    }
+
+
 def _bucket(bucket: Bucket, queue: Queue) -> dict[str, Any]:
     return {
         "bucket": bucket.index,
@@ -252,6 +278,10 @@ def _standing(standing: Standing) -> dict[str, Any]:
 
 def _eligible_in(shard: int | None, queue: Queue, now: float) -> float:
     return round(max(0.0, queue.starts.restarting.eligible_at(shard) - now), 3)
+
+
+def _ends_in(until: float, now: float) -> float | None:
+    return None if until == math.inf else _rounded(max(0.0, until - now))
 
 
 def _rounded(seconds: float) -> float:

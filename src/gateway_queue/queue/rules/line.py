@@ -33,6 +33,7 @@ R = TypeVar("R", bound=Request)
 class Seat(NamedTuple):
     number: int
     since: float  # when it was taken first
+    own_number: int | None = None  # what its number was before it was put first
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +63,11 @@ class Place(Generic[R]):
     def has_absent(self) -> bool:
         return len(self.seats) > len(self.requests)
 
+    @property
+    def is_first(self) -> bool:
+        """Whether its best seat was put first."""
+        return self.seats[0].own_number is not None
+
     def seat_of(self, request: R) -> Seat:
         return self.seats[len(self.requests) - 1 - self.requests.index(request)]
 
@@ -75,7 +81,7 @@ class Line(Generic[R]):
 
     ``numbers`` is shared by all lines of a server; ``seat_ttl`` is in seconds.
     ``eligible_at`` says when a shard may be granted again; what it says may change only by
-    a grant of that shard.
+    a grant of that shard, and where `reconsider` is called.
     """
 
     def __init__(
@@ -230,6 +236,39 @@ class Line(Generic[R]):
         place = self._places.get(shard)
         return place.requests[-1] if place and place.requests else None
 
+    def put_first(self, shard: int, number: int) -> None:
+        """Give the best seat of a shard that has one this number, which is below all others."""
+        seat = self._places[shard].seats[0]
+        own = seat.number if seat.own_number is None else seat.own_number
+        self._renumber(shard, seat._replace(number=number, own_number=own))
+
+    def take_back(self, shard: int) -> None:
+        """Give the best seat of a shard, which was put first, the number that it had."""
+        seat = self._places[shard].seats[0]
+        assert seat.own_number is not None  # noqa: S101 - the caller knows
+        self._renumber(shard, seat._replace(number=seat.own_number, own_number=None))
+
+    def reconsider(self, shard: int) -> None:
+        """Ask again when a shard may be granted."""
+        place = self._places.get(shard)
+        if place is None:
+            return
+        taken = [seat.number for seat in place.taken]
+        for number in taken:
+            self._vacate(number)
+        place.aside_until = self._eligible_at(shard)
+        for number in taken:
+            self._take(number, place)
+
+    def drop(self, shard: int) -> Place[R]:
+        """Take out the seats of a shard that has some, and its requests."""
+        place = self._places.pop(shard)
+        for seat in place.taken:
+            self._vacate(seat.number)
+        self._absent.pop(shard, None)
+        self._seats -= len(place.seats)
+        return place
+
     def disband(self) -> list[Place[R]]:
         """Take out all places."""
         places = list(self._places.values())
@@ -255,6 +294,13 @@ class Line(Generic[R]):
 
     def _seat_of(self, request: R) -> Seat:
         return self._places[key_of(request)].seat_of(request)
+
+    def _renumber(self, shard: int, seat: Seat) -> None:
+        place = self._places[shard]
+        before, place.seats[0] = place.seats[0], seat
+        if place.requests:
+            self._vacate(before.number)
+            self._take(seat.number, place)
 
     def _take(self, number: int, place: Place[R]) -> None:
         insort(self._here, number)

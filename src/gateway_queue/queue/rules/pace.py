@@ -84,6 +84,18 @@ class Spacing:
             ready=AFTER_READY * scale,
         )
 
+    def at_least(self, seconds: float) -> Self:
+        """A spacing in which nothing follows sooner than that, not even a confirmation.
+
+        What is to be slow are the identifies, and those are later than their grants.
+        """
+        return type(self)(
+            interval=max(self.interval, seconds),
+            hold=max(self.hold, seconds),
+            confirmed=max(self.confirmed, seconds),
+            ready=max(self.ready, seconds),
+        )
+
     def after_grant(self, *, confirm: bool) -> float:
         return self.hold if confirm else self.interval
 
@@ -95,12 +107,16 @@ class Pace:
     A grant is *in hand* until its answer has been given to the socket. Nothing else
     is granted meanwhile: if the event loop stalls between the two, the gap that the
     clients see must not shrink.
+
+    ``spacing`` may change at any time, and counts from the next grant on: what is said of a
+    grant is judged by the spacing that it was given with.
     """
 
     spacing: Spacing
     opens_at: float
     in_hand: dict[int, float] = field(default_factory=dict)  # grant: seconds to keep after it
     unconfirmed: int | None = None  # the grant whose confirmation ends the hold
+    granted_with: Spacing | None = None  # the spacing of the latest grant
 
     @property
     def ready_at(self) -> float:
@@ -112,6 +128,7 @@ class Pace:
     ) -> None:
         """A grant was given, and its answer with it unless that is still ``in_hand``."""
         seconds = self.spacing.after_grant(confirm=confirm)
+        self.granted_with = self.spacing
         self.opens_at = late(now + seconds)
         self.unconfirmed = number if confirm else None
         if in_hand:
@@ -127,7 +144,8 @@ class Pace:
 
         What overtakes the end of its own answer counts from the hand-over.
         """
-        seconds = self.spacing.ready if outcome == "ready" else self.spacing.confirmed
+        spacing = self.granted_with or self.spacing
+        seconds = spacing.ready if outcome == "ready" else spacing.confirmed
         opens_at = late(now + seconds)
         if outcome == "invalid_session" or number != self.unconfirmed:
             self.opens_at = max(self.opens_at, opens_at)
@@ -145,4 +163,8 @@ class Pace:
             spacing=paces[0].spacing,
             opens_at=max(pace.opens_at for pace in paces),
             in_hand={number: s for pace in paces for number, s in pace.in_hand.items()},
+            granted_with=max(
+                (pace.granted_with or pace.spacing for pace in paces),
+                key=lambda spacing: spacing.interval,
+            ),
         )

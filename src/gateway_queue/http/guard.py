@@ -1,0 +1,57 @@
+"""Who has which key. Keys are compared in constant time."""
+
+from collections import deque
+from collections.abc import Iterable
+from hmac import compare_digest
+
+from gateway_queue.http.answers import Headers
+from gateway_queue.http.asking import Problem
+
+# Wrong keys from one address in a second; the next one is not even looked at.
+MOST_GUESSES = 5
+SECOND = 1.0
+
+# Wrong keys that are remembered: of so many addresses nobody can guess more often.
+REMEMBERED = 1_000
+
+BEARER: Headers = ((b"www-authenticate", b"Bearer"),)
+
+
+def opens(keys: Iterable[str], authorization: bytes | None) -> bool:
+    """Whether a request's ``Authorization`` has one of these keys."""
+    scheme, _, given = (authorization or b"").partition(b" ")
+    are_right = [compare_digest(given.strip(), key.encode()) for key in keys]
+    return scheme.lower() == b"bearer" and any(are_right)
+
+
+class Guard:
+    """Lets in whoever has an operator key, and nobody who tries many."""
+
+    def __init__(self) -> None:
+        self._wrong: deque[tuple[float, str]] = deque(maxlen=REMEMBERED)  # when, from where
+
+    def check(
+        self, keys: Iterable[str], authorization: bytes | None, address: str, now: float
+    ) -> None:
+        """Raise Problem unless one of these keys is given; without keys nobody has one."""
+        keys = list(keys)
+        if not keys:
+            raise Problem(
+                403, "this needs GATEWAY_QUEUE_OPERATOR_KEY, which the server does not have"
+            )
+        if authorization is None:
+            raise Problem(
+                401, "this needs the operator key: Authorization: Bearer <key>", headers=BEARER
+            )
+        lately = sum(at > now - SECOND and host == address for at, host in self._wrong)
+        if lately >= MOST_GUESSES:
+            raise Problem(
+                429,
+                f"{MOST_GUESSES} wrong operator keys came from there within a second",
+                headers=((b"retry-after", b"1"),),
+            )
+        if not opens(keys, authorization):
+            self._wrong.append((now, address))
+            raise Problem(
+                401, "the operator key is not the one this server expects", headers=BEARER
+            )
