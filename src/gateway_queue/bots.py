@@ -144,8 +144,11 @@ class _Following:
             with trio.move_on_after(LOOK):
                 await self._bots.asked_to_look.wait()
             self._bots.asked_to_look = trio.Event()
-            # In a thread, as the disk may be slow, or somebody else's.
-            await trio.to_thread.run_sync(self._read, abandon_on_cancel=True)
+            try:
+                # In a thread, as the disk may be slow, or somebody else's.
+                await trio.to_thread.run_sync(self._read, abandon_on_cancel=True)
+            except RuntimeError as error:  # how Python says that it cannot start one
+                self._say_unreadable(str(error))
             self._follow()
 
     def look(self) -> None:
@@ -157,13 +160,14 @@ class _Following:
         try:
             self._roster = self._directory.read()
         except OSError as error:
-            if str(error) != self._unreadable:
-                log.error(
-                    "bots_unreadable", error=str(error), hint="the bots go on as they were before"
-                )
-            self._unreadable = str(error)
+            self._say_unreadable(str(error))
         else:
             self._unreadable = ""
+
+    def _say_unreadable(self, why: str) -> None:
+        if why != self._unreadable:
+            log.error("bots_unreadable", error=why, hint="the bots go on as they were before")
+        self._unreadable = why
 
     def _follow(self) -> None:
         for name in self._roster.ignored - self._ignored:

@@ -113,7 +113,7 @@ class Directory:
         for path in sorted(self.path.iterdir()):
             if NOT_OURS.fullmatch(path.name):
                 continue
-            if path.is_dir():
+            if _is_folder(path):
                 ignored.add(path.name)
             else:
                 found[path.name] = self._file(path)
@@ -166,6 +166,14 @@ class Directory:
                 " allowed: less than all session starts"
             )
         return settings
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is one; of what cannot be looked at, its reading will say why."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _fingerprint(path: Path) -> Fingerprint:

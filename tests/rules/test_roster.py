@@ -178,10 +178,14 @@ def test_a_wrong_file_says_why_and_never_the_token(
 
 def test_what_cannot_be_opened_is_told(folder: Path) -> None:
     (folder / "dangling").symlink_to("nowhere")
+    (folder / "far").symlink_to(300 * "x")
+    (folder / "loop").symlink_to("loop")
     os.mkfifo(folder / "pipe")
 
     assert read(folder).wrong == {
         "dangling": "it cannot be read: No such file or directory",
+        "far": "it cannot be read: File name too long",
+        "loop": "it cannot be read: Too many levels of symbolic links",
         "pipe": "it is no regular file",
     }
 

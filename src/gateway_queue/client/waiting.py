@@ -87,10 +87,10 @@ class GatewayQueue:
         async with GatewayQueue("http://127.0.0.1:8000") as queue:
             grant = await queue.wait(shard_id)
 
-    ``url`` is the server's address. If it has a path, the proxy that wants it there takes it
-    away before the server sees it. ``ssl_context`` is for a server with a certificate of one's
-    own authority. One object serves any number of shards at a time. Proxies that the
-    environment has for the world are not used.
+    ``url`` is the server's address. A path is that of one of several bots, ``/bots/NAME``, or
+    one that a proxy takes away before the server sees it. ``ssl_context`` is for a server with
+    a certificate of one's own authority. One object serves any number of shards at a time.
+    Proxies that the environment has for the world are not used.
 
     Raises ValueError if ``url`` is no http or https address, or ``api_key`` cannot be one.
     """
