@@ -17,6 +17,7 @@ from gateway_queue.queue.rules.pace import Layout
 from gateway_queue.queue.starts import Starts
 from gateway_queue.settings import KEYS, Settings, bot_of
 from gateway_queue.watch import lines
+from gateway_queue.watch.feed import Feed
 from gateway_queue.watch.metrics import BotMetrics
 from gateway_queue.watch.status import Status
 
@@ -41,6 +42,7 @@ class Bot:
     queue: Queue
     operator: Operator
     status: Status
+    feed: Feed
     _has_crashed: bool
 
     def __init__(
@@ -117,6 +119,7 @@ class Bot:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.queue.run)
             nursery.start_soon(self.operator.run)
+            nursery.start_soon(self.feed.run)
             if discord is not None and self.settings.token is not None:
                 nursery.start_soon(partial(self._keep_limits_fresh, discord, alone=alone))
 
@@ -158,6 +161,7 @@ class Bot:
         self.operator = Operator(self.queue)
         self._has_crashed = False
         self.status = Status(self.queue, self._metrics)
+        self.feed = Feed(self.queue, self._metrics)
 
     def _new_queue(self) -> Queue:
         starts = Starts(

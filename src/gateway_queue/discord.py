@@ -18,7 +18,7 @@ import trio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway_queue import __version__
-from gateway_queue.queue.events import LimitsUnread
+from gateway_queue.queue.events import LimitsRead, LimitsUnread
 from gateway_queue.queue.queue import Gateway, LimitsFailure, Queue
 from gateway_queue.queue.rules.allowance import ReadAllowance, SessionStartLimit
 
@@ -250,12 +250,8 @@ async def keep_limits_fresh(
         was_read = True
         limit = reading.limit
         if failures or not allowance.known:
-            log.info(
-                "limits_read",
-                total=limit.total,
-                remaining=limit.remaining,
-                reset_after=round(limit.reset_after),
-                max_concurrency=limit.max_concurrency,
+            queue.report(
+                LimitsRead(limit.total, limit.remaining, limit.reset_after, limit.max_concurrency)
             )
         failures = refusals = 0
         warned_at = -math.inf

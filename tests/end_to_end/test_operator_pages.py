@@ -4,7 +4,7 @@ import re
 import shutil
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from statistics import median
 
 import httpx
@@ -210,6 +210,33 @@ async def test_gateway_bot_is_unknown_without_a_token() -> None:
         answer = await client.get("/gateway/bot")
         assert answer.status_code == 503
         assert "DISCORD_TOKEN" in answer.json()["detail"]
+
+
+# The feed
+
+
+@pytest.mark.parametrize("http2", [False, True])
+async def test_the_feed_goes_on_until_the_server_ends(*, http2: bool) -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_SHUTDOWN_GRACE=30) as server,
+        httpx.AsyncClient(base_url=server.url, http1=not http2, http2=http2) as client,
+        client.stream("GET", "/dashboard/feed") as answer,
+    ):
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
+        lines = answer.aiter_lines()
+        names = [line async for line in take(lines, 10) if line.startswith("event: ")]
+        assert names[:2] == ["event: whole", "event: change"]
+        with trio.fail_after(15):  # much less than the grace
+            server.process.terminate()
+            with suppress(httpx.RemoteProtocolError):  # httpx takes any GOAWAY for one
+                async for _ in lines:
+                    pass
+            assert await server.ended() == 0
+
+
+async def take(lines: AsyncIterator[str], number: int) -> AsyncIterator[str]:
+    for _ in range(number):
+        yield await anext(lines)
 
 
 # The key

@@ -8,6 +8,7 @@ import trio
 
 from gateway_queue.bot import Bot
 from gateway_queue.http.app import App
+from gateway_queue.http.stack import Context
 from gateway_queue.queue.queue import Queue
 
 
@@ -17,6 +18,7 @@ class Connection:
 
     was_cut: bool = False
     peer: str = "127.0.0.1:1"
+    context: Context = field(default_factory=lambda: Context(None))
 
     def has_left(self) -> bool:
         return False
@@ -44,6 +46,8 @@ class Call:
     ended: trio.Event = field(default_factory=trio.Event)
     connection: Connection = field(default_factory=Connection)
     slow: float = 0.0  # seconds that the socket takes for each part of the answer
+    head: dict[str, Any] = field(default_factory=dict)
+    body: bytes = b""  # as much of it as has come
     _leave: trio.Event = field(default_factory=trio.Event)
 
     def leave(self) -> None:
@@ -85,21 +89,17 @@ class Call:
             await self._leave.wait()
             return {"type": "http.disconnect"}
 
-        started: dict[str, Any] = {}
-        body = b""
-
         async def send(message: dict[str, Any]) -> None:
-            nonlocal body
             await trio.sleep(self.slow)
             if message["type"] == "http.response.start":
-                started.update(message)
+                self.head = message
                 return
-            body += message.get("body", b"")
+            self.body += message.get("body", b"")
             if not message.get("more_body", False):
                 self.answer = Answer(
-                    status=started["status"],
-                    headers={n.decode(): v.decode() for n, v in started["headers"]},
-                    body=body,
+                    status=self.head["status"],
+                    headers={n.decode(): v.decode() for n, v in self.head["headers"]},
+                    body=self.body,
                     at=trio.current_time(),
                 )
 

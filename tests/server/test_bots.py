@@ -558,3 +558,32 @@ async def test_the_metrics_of_two_hundred_bots_are_cheap(directory: Directory) -
         one = (await client.get("/bots/customer-0007/metrics")).body
         assert b'gateway_queue_wait_seconds_count{bot="customer-0007"} 0.0' in one
         assert b"customer-0008" not in one
+
+
+# The page
+
+
+async def test_each_bot_has_its_page_and_its_feed(directory: Directory) -> None:
+    person = {"Sec-Fetch-Dest": "document"}
+    async with serving(directory) as client:
+        for target, location in [("/bots/two", "two/dashboard"), ("/bots/two/", "dashboard")]:
+            answer = await client.ask(target, headers=person).answered()
+            assert (answer.status, answer.headers["location"]) == (303, location)
+        assert (await client.get("/bots/two/dashboard?shard=1")).status == 200
+        client.ask("/bots/two/?shard=1")
+        await trio.sleep(MOMENT)
+        viewers = [client.ask(f"/bots/{name}/dashboard/feed?shard=3") for name in ("one", "two")]
+        await trio.sleep(2)
+        one, two = (viewer.body.decode() for viewer in viewers)
+        assert '"waiting":0' in one
+        assert '"waiting":1' in two
+        assert (await client.get("/bots/three/dashboard/feed?shard=1")).status == 404
+
+
+async def test_a_bot_that_is_removed_lets_its_viewers_go(directory: Directory) -> None:
+    async with serving(directory) as client:
+        viewer = client.ask("/bots/two/dashboard/feed")
+        await trio.sleep(MOMENT)
+        directory.remove("two")
+        await follow(client)
+        assert (await viewer.answered()).status == 200

@@ -8,8 +8,8 @@ what a request opted in to with ``wait``.
 """
 
 import json
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from importlib.resources import files
@@ -23,6 +23,7 @@ from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
+from gateway_queue.http import dashboard
 from gateway_queue.http.actions import add_actions
 from gateway_queue.http.answers import JSON, Answer
 from gateway_queue.http.asking import (
@@ -32,6 +33,7 @@ from gateway_queue.http.asking import (
     confirmation_of,
     is_action,
     is_page,
+    is_visit,
     launch_of,
     path_of,
     refuse_other_sites,
@@ -47,7 +49,7 @@ from gateway_queue.settings import DEFAULT
 from gateway_queue.watch import scrape, status
 
 if TYPE_CHECKING:
-    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable
+    from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 
     from gateway_queue.bot import Bot
     from gateway_queue.bots import Bots
@@ -65,8 +67,8 @@ METRICS = "text/plain; version=0.0.4; charset=utf-8"
 # Where a request's scope says which bot it names.
 BOT = "gateway_queue.bot"
 
-# Probes have no key.
-OPEN_TO_ALL = frozenset({"/healthz", "/readyz"})
+# Probes have no key, and neither has a browser that opens a page.
+OPEN_TO_ALL = frozenset({"/healthz", "/readyz"}) | dashboard.PATHS
 
 # By what Quart notices that a client has left. That for Python 3.12 and older (0.22) has no
 # such error.
@@ -87,16 +89,20 @@ class HTTPConnection(TrioASGIHTTPConnection):
         client = _Client(self.scope["state"], receive, send)
         authorization = headers.get(b"authorization")
         try:
-            name, path = self.app.locate(path_of(self.scope["path"]))
+            target, query = path_of(self.scope["path"]), self.scope["query_string"]
+            name, path = self.app.locate(target)
             self.scope["path"] = path
             self.scope["extensions"] = {**(self.scope["extensions"] or {}), BOT: {"name": name}}
+            if is_visit(self.scope["method"], path, query, headers):
+                await client.answer(dashboard.lead_to_page(target))
+                return
             if is_action(path):
                 refuse_other_sites(headers)
                 self.app.check_operator(name, authorization, client.peer)
             elif not self.app.lets_in(name, path, authorization):
                 raise _refusal(authorization)
-            ask = ask_of(path, self.scope["query_string"], name)
-            if ask is not None or path == "/confirm":
+            ask = ask_of(path, query, name)
+            if ask is not None or path in {"/confirm", dashboard.FEED}:
                 refuse_other_sites(headers)
         except Problem as problem:
             refusal = Answer.of(problem.status, problem.body, PROBLEM, problem.headers)
@@ -117,12 +123,34 @@ class HTTPConnection(TrioASGIHTTPConnection):
         return cast("HypercornConnection | Line", self.scope["state"]["connection"])
 
     async def _send_response(self, send: "ASGISendCallable", response: Any) -> None:
-        """Send a page.
+        """Send a page, all of it in one shield.
 
         Hypercorn tells the app that the client is gone before it closes the connection,
         and Quart-Trio then cancels the task that is doing so: without the shield a
         connection never closes after an answer (hypercorn 0.18, quart-trio 0.12, 0.13).
         """
+        if isinstance(response.response, dashboard.Watching):
+            await self._send_feed(send, response)
+            return
+        async with self._shielded():
+            # Nor does Quart-Trio catch this, as Quart does.
+            with suppress(*CLIENT_LEFT):
+                await super()._send_response(send, response)
+
+    async def _send_feed(self, send: "ASGISendCallable", response: Any) -> None:
+        """Send the parts of the feed as they come, which ends with its viewer or the server."""
+
+        async def send_part(part: "ASGISendEvent") -> None:
+            async with self._shielded():
+                await send(part)
+
+        async with response.response:  # also where it does not begin
+            with suppress(*CLIENT_LEFT):
+                await super()._send_response(send_part, response)
+
+    @asynccontextmanager
+    async def _shielded(self) -> AsyncIterator[None]:
+        """Let the client take what the body sends, and cut the connection if it does not."""
 
         def give_up() -> None:
             log.debug("page_not_taken", peer=self._connection.peer)
@@ -130,9 +158,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
 
         async with patience(ANSWER_SECONDS, give_up) as nursery:
             nursery.cancel_scope.shield = True
-            # Nor does Quart-Trio catch this, as Quart does.
-            with suppress(*CLIENT_LEFT):
-                await super()._send_response(send, response)
+            yield
 
 
 def _refusal(authorization: bytes | None) -> Problem:
@@ -250,6 +276,7 @@ def create_app() -> App:
     _add_status(app)
     _add_plan(app)
     add_actions(app, partial(_bot, app))
+    dashboard.add_dashboard(app, partial(_bot, app))
 
     @app.get("/healthz")
     async def healthz() -> Response:

@@ -142,6 +142,15 @@ def ask_of(path: str, query: bytes, bot: str | None = None) -> Ask | None:
     )
 
 
+def is_visit(method: str, path: str, query: bytes, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a person has opened ``/`` in a browser, and names no shard: to look, not to ask.
+
+    https://developer.mozilla.org/en-US/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Dest
+    """
+    is_opened = method == "GET" and headers.get(b"sec-fetch-dest") == b"document"
+    return is_opened and path == "/" and "shard" not in dict(_fields(query))
+
+
 def confirmation_of(query: bytes) -> Confirmation:
     """Raises Problem if it is not said well which shard has identified."""
     given = _parameters(query, {"shard", "grant", "outcome"})
@@ -167,7 +176,9 @@ def refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
     else:
         is_ours = origin is None or origin.partition(b"://")[2] == headers.get(b"host")
     if not is_ours:
-        raise Problem(403, "a web page of another site may not take turns, confirm them or steer")
+        raise Problem(
+            403, "a web page of another site may not take turns, confirm them, watch or steer"
+        )
 
 
 def wants_seats(query: bytes) -> bool:
@@ -192,13 +203,17 @@ def launch_of(query: bytes, configured: float) -> Launch:
 
 def _parameters(query: bytes, names: set[str]) -> Mapping[str, str]:
     given: dict[str, str] = {}
-    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
+    for name, value in _fields(query):
         if name not in names:
             continue
         if name in given:
             raise Problem(400, f"{name} is given more than once; give it once per request")
         given[name] = value
     return given
+
+
+def _fields(query: bytes) -> list[tuple[str, str]]:
+    return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
 
 
 def shard_of(text: str) -> int:

@@ -19,6 +19,7 @@ NOT_PLAIN = frozenset(
         b"http2-settings",
         b"origin",
         b"proxy-connection",
+        b"sec-fetch-dest",
         b"sec-fetch-site",
         b"transfer-encoding",
         b"upgrade",

@@ -276,6 +276,11 @@ class Line:
         """The client's address, for people to read."""
         return str(self._connection.peer)
 
+    @property
+    def context(self) -> Any:
+        """What the connections of the server share."""
+        return self._connection.context
+
     def has_left(self) -> bool:
         """Whether the client has hung up, though Hypercorn may not have noticed yet."""
         return bool(self._connection.has_left())

@@ -111,6 +111,16 @@ class UsageRose:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsRead:
+    """Discord's session start limit was read for the first time, or again after trouble."""
+
+    total: int
+    remaining: int
+    reset_after: float
+    max_concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsUnread:
     """A reading of Discord's session start limit failed."""
 
@@ -214,6 +224,7 @@ Event = (
     | AskedTwice
     | CrashLooping
     | UsageRose
+    | LimitsRead
     | LimitsUnread
     | JournalFailed
     | JournalLost

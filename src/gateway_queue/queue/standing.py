@@ -56,6 +56,15 @@ def all_in_in(bucket: Bucket, queue: Queue) -> float | None:
     return seconds_until(bucket.all_granted_at(now), queue, now)
 
 
+def others_in_in(bucket: Bucket, queue: Queue) -> float | None:
+    """As `all_in_in`, but of those only whom no crash loop slows down."""
+    last = bucket.line.last_ready
+    if last is None:
+        return 0.0
+    now = trio.current_time()
+    return seconds_until(bucket.granted_at(last, now), queue, now)
+
+
 def seconds_until(granted_at: float, queue: Queue, now: float) -> float | None:
     """How far away a grant is, None if it will not be given then or nobody can know."""
     starts = queue.starts

@@ -17,6 +17,7 @@ from gateway_queue.queue.events import (
     JournalLost,
     JournalRecovered,
     Left,
+    LimitsRead,
     Paused,
     PutFirst,
     PutOff,
@@ -90,6 +91,14 @@ def write(event: Event, log: Log) -> None:  # noqa: C901, PLR0912 - one branch p
                 total=total,
                 reserve=reserve,
                 reset_after=round(reset_after),
+            )
+        case LimitsRead(total, remaining, reset_after, max_concurrency):
+            log.info(
+                "limits_read",
+                total=total,
+                remaining=remaining,
+                reset_after=round(reset_after),
+                max_concurrency=max_concurrency,
             )
         case BucketsChanged(max_concurrency, buckets, before):
             log.info(

@@ -6,6 +6,7 @@ import trio
 from prometheus_client import Counter, Histogram, disable_created_metrics
 
 from gateway_queue.queue.events import Event, Granted, InvalidSession, Left, LimitsUnread
+from gateway_queue.watch.happened import Happenings
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a third more lines, which nobody reads
 
@@ -96,9 +97,11 @@ class BotMetrics:
         self._lateness = metrics.lateness.of(bot)
         # When they were reported, and of which shards.
         self.latest_invalid_sessions: deque[tuple[float, int]] = deque(maxlen=REPORTS)
+        self.happenings = Happenings()
 
     def count(self, event: Event) -> None:
         """Count what the queue reports."""
+        self.happenings.note(event)
         match event:
             case Granted():
                 self._metrics.grants.labels(self._bot, event.bucket).inc()

@@ -130,8 +130,8 @@ class Status:
                 "shards": starts.last_day.shards(now),
             },
             "buckets": buckets,
-            "slowed_down": _slowed_down(queue, now),
-            "invalid_sessions": self._invalid_sessions(now),
+            "slowed_down": slowed_down(queue, now),
+            "invalid_sessions": invalid_sessions(self._metrics, now),
         }
 
     async def _buckets(self) -> list[dict[str, Any]]:
@@ -154,16 +154,6 @@ class Status:
             if shard % SLICE == SLICE - 1:
                 await trio.lowlevel.checkpoint()
         return absent
-
-    def _invalid_sessions(self, now: float) -> dict[str, Any]:
-        news = [shard for at, shard in self._metrics.latest_invalid_sessions if at > now - NEWS]
-        return {
-            "reports": len(news),
-            "shards": [
-                {"shard": shard, "reports": reports}
-                for shard, reports in Counter(news).most_common(MOST_INVALID)
-            ],
-        }
 
 
 def gateway_bot(queue: Queue) -> dict[str, Any] | None:
@@ -188,6 +178,7 @@ def gateway_bot(queue: Queue) -> dict[str, Any] | None:
 
 
 def limits_of(queue: Queue, now: float) -> dict[str, Any]:
+    """The session start limit as it stands."""
     allowance, failure = queue.starts.allowance, queue.limits_failure
     age = None
     if isinstance(allowance, ReadAllowance) and allowance.known:
@@ -243,7 +234,8 @@ def _bucket(bucket: Bucket, queue: Queue) -> dict[str, Any]:
     }
 
 
-def _slowed_down(queue: Queue, now: float) -> dict[str, Any]:
+def slowed_down(queue: Queue, now: float) -> dict[str, Any]:
+    """How many shards are in a crash loop, and those that have to wait longest."""
     restarting, last_day = queue.starts.restarting, queue.starts.last_day
     longest = []
     for shard in islice(restarting.longest(now), LONGEST_SLOWED):
@@ -257,6 +249,18 @@ def _slowed_down(queue: Queue, now: float) -> dict[str, Any]:
             }
         )
     return {"shards": restarting.slowed(now), "longest": longest}
+
+
+def invalid_sessions(metrics: BotMetrics, now: float) -> dict[str, Any]:
+    """The latest reports of op 9s, and the shards with most of them."""
+    news = [shard for at, shard in metrics.latest_invalid_sessions if at > now - NEWS]
+    return {
+        "reports": len(news),
+        "shards": [
+            {"shard": shard, "reports": reports}
+            for shard, reports in Counter(news).most_common(MOST_INVALID)
+        ],
+    }
 
 
 def _seat(turn: Turn, bucket: Bucket, queue: Queue) -> dict[str, Any]:

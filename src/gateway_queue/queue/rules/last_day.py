@@ -4,6 +4,7 @@ Pure: takes ``now`` in seconds; no clock, no task, no I/O.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateway_queue.queue.rules.allowance import DAY
@@ -48,6 +49,18 @@ class LastDay:
         """The shard's grants, None if it had none."""
         self._forget(now)
         return self._records.get(shard)
+
+    def all(self, now: float) -> list[int | None]:
+        """The shards that were granted, in no order; None stands for requests without one."""
+        self._forget(now)
+        return list(self._records)
+
+    def since(self, instant: float) -> Iterator[int | None]:
+        """The shard of each grant after this instant, the latest first."""
+        for at, shard in reversed(self._grants):
+            if at <= instant:
+                break
+            yield shard
 
     def _forget(self, now: float) -> None:
         while self._grants and self._grants[0][0] <= now - DAY:

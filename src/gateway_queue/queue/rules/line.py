@@ -114,9 +114,7 @@ class Line(Generic[R]):
 
     def __iter__(self) -> Iterator[R]:
         """The requests that are here, the best seat first."""
-        for number in self._here:
-            place = self._by_seat[number]
-            yield place.requests[-1 - bisect_left(place.seats, (number,))]
+        return map(self._at, self._here)
 
     def __contains__(self, request: R) -> bool:
         place = self._places.get(key_of(request))
@@ -162,6 +160,11 @@ class Line(Generic[R]):
     def next_at(self) -> float:
         """When somebody of those who wait is eligible; -inf if nobody has to be waited for."""
         return -math.inf if self._ready or not self._aside else self._aside[0][0]
+
+    @property
+    def last_ready(self) -> R | None:
+        """The request in the worst seat of those that do not stand aside, if there is any."""
+        return self._at(self._ready[-1]) if self._ready else None
 
     def grant(self, request: R) -> None:
         """Take out the request that `next` named, and the best seat of its shard."""
@@ -231,6 +234,10 @@ class Line(Generic[R]):
         """The seats and requests of a shard, if it has any."""
         return self._places.get(shard)
 
+    def places(self) -> list[Place[R]]:
+        """All places as they are at this moment, in no order."""
+        return list(self._places.values())
+
     def newest(self, shard: int) -> R | None:
         """The newest request for a shard that is here."""
         place = self._places.get(shard)
@@ -271,7 +278,7 @@ class Line(Generic[R]):
 
     def disband(self) -> list[Place[R]]:
         """Take out all places."""
-        places = list(self._places.values())
+        places = self.places()
         for index in (self._places, self._absent, self._here, self._ready, self._aside):
             index.clear()
         self._by_seat.clear()
@@ -291,6 +298,11 @@ class Line(Generic[R]):
     def settle(self) -> None:
         """Bring those who are away into the order in which they are to be forgotten."""
         self._absent = OrderedDict(sorted(self._absent.items(), key=lambda item: item[1].left_at))
+
+    def _at(self, number: int) -> R:
+        """The request in a taken seat."""
+        place = self._by_seat[number]
+        return place.requests[-1 - bisect_left(place.seats, (number,))]
 
     def _seat_of(self, request: R) -> Seat:
         return self._places[key_of(request)].seat_of(request)

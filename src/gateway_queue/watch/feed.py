@@ -1,0 +1,216 @@
+"""The live feed of the operator's page: one picture a second, made once for all who look.
+
+While nobody looks nothing is made but a sample of the history now and then. Messages are
+server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): the whole
+picture first, and to whoever missed one; then what has changed.
+"""
+
+import json
+from collections import deque
+from typing import Any
+
+import structlog
+import trio
+
+from gateway_queue import __version__
+from gateway_queue.queue.queue import Queue
+from gateway_queue.watch.happened import in_words
+from gateway_queue.watch.metrics import BotMetrics
+from gateway_queue.watch.picture import Picture, changes, paint, summarize
+
+log = structlog.get_logger()
+
+TICK = 1.0
+
+# More would be a flood, or tabs that were forgotten.
+MOST_VIEWERS = 32
+
+# The history goes back an hour: seconds between two samples, and how many there are.
+SAMPLE = 10.0
+SAMPLES = 360
+
+# Viewers told in one go: what they send takes its time, and a grant may be due.
+PORTION = 4
+
+# After a failure, which then is likely to come again.
+PAUSE = 5.0
+
+
+class FullError(Exception):
+    """As many look as there may."""
+
+
+class Viewer:
+    """Somebody who looks. One that takes no messages costs nothing: none is kept for it."""
+
+    def __init__(self, feed: "Feed") -> None:
+        self._feed = feed
+        self._seen = -1  # the number of the last picture it has
+        self._is_over = False
+        self._news = trio.Event()
+
+    async def next(self) -> bytes | None:
+        """The next message once there is one; None at the end of the feed."""
+        await self._news.wait()
+        if self._is_over:
+            return None
+        self._news = trio.Event()
+        message = self._feed.message_after(self._seen)
+        self._seen = self._feed.number
+        return message
+
+    def tell(self) -> None:
+        """There is a picture to be seen."""
+        self._news.set()
+
+    def end(self) -> None:
+        """There will be no more."""
+        self._is_over = True
+        self._news.set()
+
+    def leave(self) -> None:
+        """It looks no more."""
+        self._feed.viewers.discard(self)
+
+
+class Feed:
+    """What all viewers of a queue see."""
+
+    def __init__(self, queue: Queue, metrics: BotMetrics) -> None:
+        self.viewers: set[Viewer] = set()
+        self.number = 0  # of the latest picture
+        self._queue = queue
+        self._metrics = metrics
+        self._wanted = trio.Event()
+        self._made_at = -TICK
+        self._picture = Picture(b"", 0)
+        self._summary: dict[str, Any] = {}
+        self._told = 0  # the number of the last event that is in a picture
+        self._change: bytes | None = None  # from the picture before; None where all is new
+        self._whole: bytes | None = None  # made for the first who wants it
+        self._sampled_at = trio.current_time()
+        self._samples: deque[tuple[int, int]] = deque(maxlen=SAMPLES)  # waiting; granted since
+
+    def enter(self) -> Viewer:
+        """Let a viewer in, who has to leave in the end. Raises FullError."""
+        if len(self.viewers) >= MOST_VIEWERS:
+            raise FullError
+        viewer = Viewer(self)
+        self.viewers.add(viewer)
+        if self._is_fresh():
+            viewer.tell()
+        self._wanted.set()
+        return viewer
+
+    async def run(self) -> None:
+        """Make pictures while somebody looks, for ever. A failure ends the viewers only."""
+        try:
+            while True:
+                try:
+                    await self._run()
+                except Exception:
+                    log.exception("feed_failed")
+                    self._made_at = -TICK
+                    self._end_viewers()
+                    await trio.sleep(PAUSE)
+        finally:
+            self._end_viewers()
+
+    def message_after(self, seen: int) -> bytes:
+        """What leads from the picture with this number to the latest."""
+        if seen == self.number - 1 and self._change is not None:
+            return self._change
+        if self._whole is None:
+            self._whole = self._make_whole()
+        return self._whole
+
+    async def _run(self) -> None:
+        while True:
+            if self.viewers:
+                await self._make_picture()
+                await self._tell_viewers()
+                await trio.sleep_until(self._made_at + TICK)
+            else:
+                self._take_samples()
+                self._wanted = trio.Event()
+                with trio.move_on_at(self._sampled_at + SAMPLE):
+                    await self._wanted.wait()
+
+    def _is_fresh(self) -> bool:
+        return trio.current_time() < self._made_at + TICK
+
+    async def _make_picture(self) -> None:
+        picture = await paint(self._queue, self._metrics)
+        summary = await summarize(self._queue, self._metrics)
+        summary |= {"beside": picture.beside, "viewers": len(self.viewers)}
+        await trio.lowlevel.checkpoint()
+        # From here on in one step, so that what is new is new to all.
+        samples, last = self._take_samples(), self._metrics.happenings.number
+        change = {
+            "summary": summary,
+            "changed": changes(self._picture.shards, picture.shards),
+            "samples": samples,
+            "events": self._in_words(self._told, last),
+        }
+        has_as_many = len(self._picture.shards) == len(picture.shards)
+        self._change = _message("change", change) if has_as_many else None
+        self._whole = None
+        self._picture, self._summary, self._told = picture, summary, last
+        self._made_at = trio.current_time()
+        self.number += 1
+
+    def _make_whole(self) -> bytes:
+        now = trio.current_time()
+        start = {
+            "ago": round(now - self._queue.started_at, 1),
+            "level": "info",
+            "text": f"The server started ({__version__})",
+        }
+        whole = {
+            "summary": self._summary,
+            "shards": self._picture.shards.decode(),
+            "history": {
+                "every": SAMPLE,
+                "age": round(now - self._sampled_at, 1),
+                "samples": list(self._samples),
+            },
+            "events": [*self._in_words(0, self._told), start],
+        }
+        return _message("whole", whole)
+
+    async def _tell_viewers(self) -> None:
+        for number, viewer in enumerate(list(self.viewers), start=1):
+            viewer.tell()
+            if number % PORTION == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _end_viewers(self) -> None:
+        for viewer in self.viewers:
+            viewer.end()
+
+    def _take_samples(self) -> list[tuple[int, int]]:
+        """Take the sample that is due, or several if the process stood still; returns them."""
+        taken = []
+        while trio.current_time() >= self._sampled_at + SAMPLE:
+            granted = self._granted_since(self._sampled_at)
+            self._sampled_at += SAMPLE
+            waiting = sum(bucket.line.waiting for bucket in self._queue.buckets)
+            taken.append((waiting, granted - self._granted_since(self._sampled_at)))
+        self._samples += taken
+        return taken
+
+    def _granted_since(self, instant: float) -> int:
+        return sum(1 for _ in self._queue.starts.last_day.since(instant))
+
+    def _in_words(self, after: int, last: int) -> list[dict[str, Any]]:
+        """What happened after the event with the one number up to that with the other."""
+        now = trio.current_time()
+        found = []
+        for happening in self._metrics.happenings.between(after, last):
+            level, text = in_words(happening.event)
+            found.append({"ago": round(now - happening.at, 1), "level": level, "text": text})
+        return found
+
+
+def _message(event: str, data: dict[str, Any]) -> bytes:
+    return f"event: {event}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
