@@ -351,7 +351,8 @@ async def test_nothing_foreign_gets_into_the_page(target: str) -> None:
     [
         ("/dashboard?shard=3", "GET", 200),
         ("/dashboard/?shard=3", "GET", 404),
-        ("/dashboard/index.html?shard=3", "GET", 200),
+        ("/dashboard/index.html?shard=3", "GET", 404),
+        ("/dashboard/page.css?shard=3", "GET", 200),
         ("/dashboard/nothing?shard=3", "GET", 404),
         ("/dashboard/../x?shard=3", "GET", 404),
         ("/dashboard/..%2fx?shard=3", "GET", 404),

@@ -56,7 +56,7 @@ FILES = {
     file.name: (file.read_bytes(), CONTENT_TYPES[file.name.rpartition(".")[2]])
     for file in files("gateway_queue.watch").joinpath("page").iterdir()
 }
-INDEX = "index.html"
+INDEX = FILES.pop("index.html")
 
 # The paths that need no key: what they answer is no secret.
 PATHS = frozenset({PAGE, *(f"{PAGE}/{name}" for name in FILES)})
@@ -107,13 +107,13 @@ def add_dashboard(app: "App", bot: "Callable[[], Bot]") -> None:
 
     @app.get(PAGE)
     async def dashboard() -> Response:
-        return _file(INDEX)
+        return _file(*INDEX)
 
     @app.get(f"{PAGE}/<name>")
     async def dashboard_file(name: str) -> Response:
         if name not in FILES:
             raise NotFound
-        return _file(name)
+        return _file(*FILES[name])
 
     @app.get(FEED)
     async def dashboard_feed() -> Response:
@@ -126,8 +126,7 @@ def add_dashboard(app: "App", bot: "Callable[[], Bot]") -> None:
         return response
 
 
-def _file(name: str) -> Response:
-    body, content_type = FILES[name]
+def _file(body: bytes, content_type: str) -> Response:
     return Response(body, content_type=content_type, headers=HEADERS)
 
 

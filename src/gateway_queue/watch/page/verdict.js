@@ -1,0 +1,114 @@
+// What all the figures come to, in words. Pure.
+
+import { agree, clock, length, many, number } from "./words.js";
+
+// `state` is ready, busy or stopped. `banner` is there only when something stops everything.
+export function verdict(summary, counts, now) {
+  const { waiting, obstacle } = summary;
+  if (obstacle) return stopped(summary, now);
+  if (!waiting) return nobodyWaits(counts);
+  const slowed = counts.c;
+  const shards = summary.beside ? "request" : "shard";
+  if (summary.covered < waiting) return tooFewStarts(summary, shards, now);
+  if (slowed && slowed >= waiting) {
+    const last = summary.all_in_in;
+    return {
+      state: "busy",
+      headline: "Everyone else is in",
+      detail: `${many(slowed, "shard")} in a crash loop ${agree(slowed, "wait")}` +
+        (last === null ? "." : `, the last until ${clock(last, now)}, for ${length(last)}.`),
+      within: last,
+      banner: null,
+    };
+  }
+  const within = summary.others_in_in;
+  const rest = waiting - slowed;
+  const wait = `${many(rest, shards)} ${agree(rest, "wait")}`;
+  const later = slowed ? `; ${number(slowed)} in a crash loop ${agree(slowed, "come")} later` : "";
+  return {
+    state: "busy",
+    headline: within === null ? wait : `Everyone is in by ${clock(within, now)}`,
+    detail: (within === null ? "Until when is not known." : `In ${length(within)}. ${wait},`) +
+      ` ${areIn(counts)}${later}.`,
+    within,
+    banner: null,
+  };
+}
+
+function nobodyWaits(counts) {
+  const total = totalOf(counts);
+  const isIn = total > 0 && letIn(counts) === total;
+  const open = [
+    [counts["."], "not asked yet"],
+    [counts.a, "away"],
+    [counts.x, "refused by Discord (op 9)"],
+  ].filter(([shards]) => shards);
+  const detail = isIn
+    ? `${many(total, "shard")} asked and ${total === 1 ? "was" : "were"} let in.`
+    : `${areIn(counts)}; ${open.map(([shards, what]) => `${number(shards)} ${what}`).join(", ")}.`;
+  return {
+    state: "ready",
+    headline: isIn ? "Everyone is in" : "Nobody waits",
+    detail: total ? detail : "No shard has asked in the last 24 hours.",
+    within: null,
+    banner: null,
+  };
+}
+
+function tooFewStarts(summary, shards, now) {
+  const { waiting, covered, back_in: back } = summary;
+  return {
+    state: "busy",
+    headline: `${number(covered)} of ${many(waiting, shards)} can get in`,
+    detail: `Then the session starts are used up, and ${number(waiting - covered)} wait` +
+      ` until ${clock(back, now)}, for ${length(back)}.`,
+    within: null,
+    banner: null,
+  };
+}
+
+function stopped(summary, now) {
+  const { waiting, obstacle, limits, back_in: back } = summary;
+  const wait = waiting
+    ? `${many(waiting, summary.beside ? "request" : "shard")} ${agree(waiting, "wait")}, nobody is let in`
+    : "Nobody can be let in";
+  const { failure } = limits;
+  const stops = {
+    limits_unknown: {
+      detail: "Discord has not said how many session starts are left.",
+      title: "Discord's limits are not known.",
+      text: failure
+        ? `The last reading failed ${length(failure.age)} ago: ${failure.error}`
+        : "They are being read. Nothing is granted before.",
+    },
+    reserve: {
+      detail: "All session starts but the reserve are used.",
+      title: "The reserve is reached.",
+      text: `Nothing is granted until session starts come back at ${clock(back, now)}, in ` +
+        `${length(back)}. Connected shards stay connected. Find what restarts before you lower the reserve.`,
+    },
+    journal: {
+      detail: "Grants cannot be recorded.",
+      title: "The journal cannot be written.",
+      text: "Nothing is granted meanwhile. The server's log says why; look at its disk.",
+    },
+    ending: {
+      detail: "The next server answers; clients ask again by themselves.",
+      title: "The server is ending.",
+      text: "Those who wait are granted for as long as its grace lasts.",
+    },
+  };
+  const { detail, title, text } = stops[obstacle] ?? {
+    detail: "The reason is one that this page does not know.",
+    title: "Nothing is granted.",
+    text: obstacle,
+  };
+  return { state: "stopped", headline: wait, detail, within: null, banner: { title, text } };
+}
+
+const letIn = (counts) => counts.i + counts.j;
+
+const totalOf = (counts) => Object.values(counts).reduce((sum, shards) => sum + shards, 0);
+
+const areIn = (counts) =>
+  `${number(letIn(counts))} of ${number(totalOf(counts))} ${letIn(counts) === 1 ? "is" : "are"} in`;

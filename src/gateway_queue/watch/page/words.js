@@ -1,0 +1,35 @@
+// Numbers, lengths and times as people read them. Pure.
+
+const LANGUAGE = "en-GB";
+
+export const number = (value) => Math.round(value).toLocaleString(LANGUAGE);
+
+export const many = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
+
+// A verb that agrees: 1 shard waits, 2 shards wait.
+export const agree = (value, verb) => (value === 1 ? `${verb}s` : verb);
+
+// A length of time, as short as it can be read at a glance.
+export function length(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  const [days, hours] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24];
+  const [minutes, rest] = [Math.floor(whole / 60) % 60, whole % 60];
+  if (days) return `${days} d ${hours} h`;
+  if (hours) return `${hours} h ${minutes} min`;
+  return minutes ? `${minutes} min ${rest} s` : `${rest} s`;
+}
+
+// The time of day so many seconds from now, with the day where it is not today.
+export function clock(seconds, now, { precise = false } = {}) {
+  const at = new Date(now + seconds * 1000);
+  const time = { hour: "2-digit", minute: "2-digit", ...(precise && { second: "2-digit" }) };
+  const isToday = at.toDateString() === new Date(now).toDateString();
+  return at.toLocaleString(LANGUAGE, isToday ? time : { weekday: "short", ...time });
+}
+
+export function zone(now) {
+  const { timeZone } = new Intl.DateTimeFormat().resolvedOptions();
+  const parts = new Intl.DateTimeFormat(LANGUAGE, { timeZoneName: "shortOffset" }).formatToParts(now);
+  const offset = parts.find((part) => part.type === "timeZoneName").value;
+  return offset === timeZone ? timeZone : `${timeZone} (${offset})`;
+}
