@@ -78,6 +78,14 @@ def end_to_end(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The operator's page in Chromium, which has to be installed; makes the picture in docs/."""
+    install(session, ".[server]", *group("test"))
+    pictures = {"PICTURES": "docs/pictures"}
+    session.run("pytest", "tests/end_to_end/test_browser.py", *session.posargs, env=pictures)
+
+
+@nox.session
 def slow(session: nox.Session) -> None:
     """Tests that take minutes, as they wait for as long as bots do."""
     install(session, ".[server]", *group("test"))

@@ -1,0 +1,404 @@
+"""The operator's page in a real browser, by the eye, by the keyboard and by screen readers.
+
+With PICTURES set to a folder the pictures for the documentation are made there.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from background import background
+from fake_discord import fake_discord
+from harness import Program, free_port, running_server
+from raw import HTTP2Client, connect_http2, grant_of, waiting
+
+pytest.importorskip("playwright")
+pytest.importorskip("axe_playwright_python")
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("Chromium is not installed", allow_module_level=True)
+
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # noqa: E402
+from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright  # noqa: E402
+
+KEY = "correct-horse-battery-staple"
+LONG = 60.0  # seconds of an interval whose end no test waits for
+ONE_START: dict[str, object] = {
+    "GATEWAY_QUEUE_INTERVAL": 0.05,
+    "GATEWAY_QUEUE_DAILY_STARTS": 2,
+    "GATEWAY_QUEUE_RESERVE": 1,
+}
+PICTURES = os.environ.get("PICTURES")
+SMALLEST_TARGET = 24  # pixels: https://www.w3.org/TR/WCAG22/#target-size-minimum
+
+PATIENCE = 120_000.0  # milliseconds for what has to happen: far more than it takes
+expect.set_options(timeout=PATIENCE)
+
+Part = Callable[[Page], None]
+
+
+async def in_browser(url: str, *parts: Part, quiet: bool = True, **context: Any) -> None:
+    """Open the page in a new browser, and do these parts of a test there.
+
+    They run in a thread of their own. If it is to be ``quiet``, the console must stay empty.
+    """
+    await trio.to_thread.run_sync(partial(_in_browser, url, parts, context, quiet=quiet))
+
+
+def _in_browser(url: str, parts: Iterable[Part], context: dict[str, Any], *, quiet: bool) -> None:
+    said: list[str] = []
+
+    def hear(message: ConsoleMessage) -> None:
+        said.append(message.text)
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(**{"viewport": {"width": 1360, "height": 900}, **context})
+        page.set_default_timeout(PATIENCE)
+        page.on("console", hear)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(url)
+        for part in parts:
+            part(page)
+        browser.close()
+    words = [text for text in said if quiet or not text.startswith("Failed to load resource")]
+    assert words == []
+
+
+@asynccontextmanager
+async def launch(
+    shards: int, *, max_concurrency: int = 16, **settings: object
+) -> AsyncIterator[Program]:
+    """A server at which all shards of a bot but the last five wait."""
+    async with (
+        fake_discord(
+            shards=shards,
+            max_concurrency=max_concurrency,
+            total=4 * shards,
+            remaining=3 * shards,
+            reset_after=28_800,
+        ) as discord,
+        running_server(
+            DISCORD_TOKEN=discord.token, GATEWAY_QUEUE_DISCORD_API=discord.api, **settings
+        ) as server,
+        AsyncExitStack() as clients,
+        background() as nursery,
+    ):
+        await server.logged("limits_read")
+        for first in range(0, shards - 5, 500):
+            client = await clients.enter_async_context(connect_http2(server))
+            nursery.start_soon(_take_answers, client)
+            last = min(first + 500, shards - 5) - 1
+            for shard in range(first, last + 1):
+                await client.ask(f"/?shard={shard}")
+            await server.logged("identify_queued", shard=last)
+        yield server
+
+
+async def _take_answers(client: HTTP2Client) -> None:
+    while data := await client.stream.receive_some():
+        client.take(data)
+
+
+def headline(page: Page, words: str | re.Pattern[str]) -> None:
+    expect(page.locator("#headline")).to_have_text(words)
+
+
+def is_accessible(page: Page) -> None:
+    expect(page.locator("#live")).not_to_have_text("Connecting")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def picture(name: str) -> Part:
+    def take(page: Page) -> None:
+        if PICTURES is not None:
+            Path(PICTURES).mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=Path(PICTURES, f"{name}.png"), full_page=True)
+
+    return take
+
+
+# A launch
+
+
+async def test_a_launch_is_watched_to_its_end() -> None:
+    def begins(page: Page) -> None:
+        headline(page, re.compile(r"Everyone is in by \d\d:\d\d"))
+        expect(page.locator("#live")).to_have_text("Live")
+        expect(page.locator("#shards-number")).to_have_text("2,000 in 16 buckets")
+        expect(page).to_have_title(re.compile(r"wait, .* \u2013 Gateway Queue"))
+        expect(page.locator("#map-help")).to_contain_text("A row for each bucket")
+        expect(page.get_by_role("table").get_by_role("row")).to_have_count(17)
+
+    def goes_on(page: Page) -> None:
+        page.get_by_label("Find a shard").fill("1994")
+        page.get_by_role("button", name="Show").click()
+        details = page.get_by_role("region", name="Shard 1994")
+        expect(details).to_contain_text("waiting")
+        expect(details).to_contain_text("Expected")
+        expect(page.locator("#counts")).to_contain_text("Got an op 9")
+        expect(page.locator("#pace-chart rect").nth(1)).to_be_visible()
+
+    def ends(page: Page) -> None:
+        headline(page, "Nobody waits")
+        expect(page.get_by_role("region", name="Shard 1994")).to_contain_text("let in")
+        expect(page.locator("#detail")).to_have_text(
+            "1,992 of 2,000 are in; 5 not asked yet, 3 refused by Discord (op 9)."
+        )
+        expect(page).to_have_title("nobody waits \u2013 Gateway Queue")
+
+    async with (
+        launch(2_000, GATEWAY_QUEUE_INTERVAL=0.5) as server,
+        httpx.AsyncClient(base_url=server.url) as client,
+    ):
+        for shard in (3, 20, 37):
+            await server.logged("identify_granted", shard=shard)
+            await client.post(f"/confirm?shard={shard}&outcome=invalid_session")
+        await in_browser(server.url, begins, goes_on, picture("dashboard"), ends)
+
+
+async def test_who_opens_the_server_is_led_to_the_page() -> None:
+    def is_led(page: Page) -> None:
+        headline(page, "Nobody waits")
+        expect(page.locator("#detail")).to_have_text("No shard has asked in the last 24 hours.")
+        assert page.url.endswith("/dashboard")
+
+    async with running_server() as server:
+        await in_browser(f"{server.url}/", is_led)
+        assert server.logged_so_far("identify_queued") == []
+
+
+async def test_what_stands_in_the_way_is_said() -> None:
+    def is_stopped(page: Page) -> None:
+        banner = page.get_by_role("region", name="What is in the way")
+        expect(banner).to_contain_text("The reserve is reached.")
+        headline(page, "1 shard waits, nobody is let in")
+        expect(page.locator("#starts-enough")).to_have_text("1 too few for those that wait")
+        expect(page).to_have_title("Stopped, 1 wait \u2013 Gateway Queue")
+
+    async with running_server(**ONE_START) as server:
+        await grant_of(server, 1)
+        async with waiting(server, 3):
+            await in_browser(f"{server.url}/dashboard", is_stopped, is_accessible)
+
+
+async def test_what_happened_is_said_in_plain_words() -> None:
+    def is_told(page: Page) -> None:
+        events = page.get_by_role("region", name="What happened").get_by_role("listitem")
+        expect(events.first).to_contain_text("Shard 3 got an op 9 (bucket 0)")
+        expect(events.last).to_contain_text("The server started")
+        expect(page.get_by_role("region", name="Op 9")).to_contain_text(
+            "refused by Discord: shard 3"
+        )
+
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=0.1) as server,
+        httpx.AsyncClient(base_url=server.url) as client,
+    ):
+        await client.get("/?shard=3")
+        await client.post("/confirm?shard=3&outcome=invalid_session")
+        await in_browser(f"{server.url}/dashboard", is_told, is_accessible)
+
+
+# Trouble
+
+
+async def test_a_server_that_is_gone_is_found_again() -> None:
+    port = free_port()
+    async with AsyncExitStack() as first:
+        server = await first.enter_async_context(running_server(PORT=port))
+
+        def is_live(page: Page) -> None:
+            expect(page.locator("#live")).to_have_text("Live")
+
+        def is_lost(page: Page) -> None:
+            trio.from_thread.run(server.stop)
+            expect(page.locator("#live")).to_have_text(re.compile("No answer for .* are old"))
+            expect(page).to_have_title("No answer \u2013 Gateway Queue")
+
+        def comes_back(page: Page) -> None:
+            second = running_server(PORT=port)
+            trio.from_thread.run(first.enter_async_context, second)
+            is_live(page)
+
+        await in_browser(
+            f"{server.url}/dashboard", is_live, is_lost, is_accessible, comes_back, quiet=False
+        )
+
+
+async def test_a_key_is_asked_for_until_it_is_right() -> None:
+    def is_locked(page: Page) -> None:
+        expect(page.get_by_role("dialog", name="The API key")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog", name="The API key")).to_be_visible()
+
+    def tries(key: str) -> Part:
+        def enters(page: Page) -> None:
+            page.get_by_label("API key", exact=True).fill(key)
+            page.keyboard.press("Enter")
+
+        return enters
+
+    def is_wrong(page: Page) -> None:
+        expect(page.locator("#key-why")).to_have_text(re.compile("not the key"))
+
+    def is_open(page: Page) -> None:
+        expect(page.get_by_role("dialog", name="The API key")).to_be_hidden()
+        headline(page, re.compile("Everyone is in by"))
+        page.get_by_label("Find a shard").fill("3")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("region", name="Shard 3")).to_contain_text("waiting")
+        assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+
+    async with (
+        running_server(GATEWAY_QUEUE_API_KEY=KEY, GATEWAY_QUEUE_INTERVAL=LONG) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=None) as client,  # noqa: S113
+        background() as nursery,
+    ):
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        nursery.start_soon(client.get, "/?shard=3")
+        await server.logged("identify_queued", shard=3)
+        await in_browser(
+            f"{server.url}/dashboard",
+            *(is_locked, is_accessible, tries("wrong"), is_wrong, is_accessible),
+            *(tries(KEY), is_open, is_accessible),
+            quiet=False,
+        )
+
+
+# Many, and little room
+
+
+@pytest.mark.parametrize(("buckets", "lanes"), [(1, "row"), (16, "row"), (128, "column")])
+async def test_there_is_room_for_ten_thousand_shards(buckets: int, lanes: str) -> None:
+    def is_there(page: Page) -> None:
+        many = "1 bucket" if buckets == 1 else f"{buckets} buckets"
+        expect(page.locator("#shards-number")).to_have_text(f"10,000 in {many}")
+        expect(page.locator("#map-help")).to_contain_text(f"A {lanes} for each bucket")
+        assert _overflow(page) <= 0
+        page.locator("#map").focus()
+        page.keyboard.press("End")
+        expect(page.locator("#map")).to_have_attribute("aria-valuenow", "9999")
+
+    async with fake_discord(shards=10_000, max_concurrency=buckets) as discord:
+        settings = {"DISCORD_TOKEN": discord.token, "GATEWAY_QUEUE_DISCORD_API": discord.api}
+        async with running_server(**settings) as server:
+            await server.logged("limits_read")
+            await in_browser(f"{server.url}/dashboard", is_there)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_there_is_room_on_a_phone(scheme: str) -> None:
+    def fits(page: Page) -> None:
+        headline(page, re.compile("Everyone is in by"))
+        expect(page.locator("#map-help")).to_contain_text("A column for each bucket")
+        assert _overflow(page) <= 0
+        for target in page.locator("button:visible, input:visible").all():
+            box = target.bounding_box()
+            assert box is not None
+            assert min(box["width"], box["height"]) >= SMALLEST_TARGET
+
+    async with launch(300, GATEWAY_QUEUE_INTERVAL=LONG) as server:
+        await in_browser(
+            *(f"{server.url}/dashboard", fits, is_accessible),
+            viewport={"width": 320, "height": 640},
+            color_scheme=scheme,
+            has_touch=True,
+        )
+
+
+def _overflow(page: Page) -> int:
+    """By how much the page is wider than its window."""
+    element = "document.documentElement"
+    return int(page.evaluate(f"{element}.scrollWidth - {element}.clientWidth"))
+
+
+# Everybody
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing(scheme: str) -> None:
+    def is_busy(page: Page) -> None:
+        headline(page, re.compile("Everyone is in by"))
+        page.get_by_label("Find a shard").fill("299")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("region", name="Shard 299")).to_contain_text("has not asked")
+
+    async with launch(300, GATEWAY_QUEUE_INTERVAL=LONG) as server:
+        await in_browser(
+            *(f"{server.url}/dashboard", is_busy, is_accessible),
+            color_scheme=scheme,
+        )
+
+
+async def test_forced_colours_and_reduced_motion_take_nothing_away() -> None:
+    def is_seen(page: Page) -> None:
+        headline(page, re.compile("Everyone is in by"))
+
+    async with launch(300, GATEWAY_QUEUE_INTERVAL=LONG) as server:
+        await in_browser(
+            *(f"{server.url}/dashboard", is_seen),
+            forced_colors="active",
+            reduced_motion="reduce",
+        )
+
+
+async def test_the_keyboard_is_enough() -> None:
+    def walks(page: Page) -> None:
+        headline(page, re.compile("Everyone is in by"))
+        focused = page.locator(":focus")
+        page.keyboard.press("Tab")
+        expect(focused).to_have_id("find-number")
+        page.keyboard.type("8")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("region", name="Shard 8")).to_be_visible()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        expect(focused).to_have_id("map")
+        page.keyboard.press("Home")
+        for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowLeft", "ArrowUp"):
+            page.keyboard.press(key)
+        expect(focused).to_have_attribute("aria-valuetext", re.compile(r"1, bucket 1: \w+"))
+        page.keyboard.press("Enter")
+        details = page.get_by_role("region", name="Shard 1")
+        expect(details).to_contain_text("Position")
+        page.keyboard.press("Tab")
+        expect(focused).to_have_attribute("aria-labelledby", "buckets-name")
+        page.keyboard.press("Tab")
+        expect(focused).to_have_attribute("aria-labelledby", "events-name")
+
+    async with launch(300, GATEWAY_QUEUE_INTERVAL=LONG) as server:
+        await in_browser(f"{server.url}/dashboard", walks)
+
+
+async def test_a_screen_reader_gets_the_order_of_the_questions() -> None:
+    def reads(page: Page) -> None:
+        headline(page, re.compile("Everyone is in by"))
+        expect(page.locator("main")).to_match_aria_snapshot(
+            """
+            - status: /Everyone is in by .+/
+            - region /Everyone is in by/:
+              - heading /Everyone is in by/ [level=2]
+              - list "Shards by state"
+              - figure
+            - region "Session starts"
+            - region "Pace"
+            - region "Crash loops"
+            - region "Op 9, last 15 minutes"
+            - region "Shards"
+            - region "Buckets"
+            - region "What happened"
+            """
+        )
+
+    async with launch(300, GATEWAY_QUEUE_INTERVAL=LONG) as server:
+        await in_browser(f"{server.url}/dashboard", reads)
