@@ -21,6 +21,7 @@ from gateway_queue.queue.journal import JournalError
 from gateway_queue.roster import Directory, Roster, name_of
 from gateway_queue.settings import DEFAULT, KEYS, Settings, bot_of
 from gateway_queue.watch import lines, overview
+from gateway_queue.watch.feed import BotsFeed
 from gateway_queue.watch.metrics import Metrics
 from gateway_queue.watch.status import Page
 
@@ -55,6 +56,7 @@ class Bots:
         self.lobby = Lobby()
         self.metrics = Metrics()
         self.overview = Page(partial(overview.page, self))
+        self.feed = BotsFeed(self.overview)
         self.asked_to_look = trio.Event()
 
     def find(self, name: str | None) -> Bot | None:

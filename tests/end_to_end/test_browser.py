@@ -18,7 +18,7 @@ import trio
 from background import background
 from fake_discord import fake_discord
 from harness import Program, free_port, running_server
-from raw import HTTP2Client, connect_http2, grant_of, waiting
+from raw import HTTP2Client, connect, connect_http2, grant_of, waiting
 
 pytest.importorskip("playwright")
 pytest.importorskip("axe_playwright_python")
@@ -320,6 +320,68 @@ def _overflow(page: Page) -> int:
     """By how much the page is wider than its window."""
     element = "document.documentElement"
     return int(page.evaluate(f"{element}.scrollWidth - {element}.clientWidth"))
+
+
+# Several bots
+
+
+def put(folder: Path, bots: dict[str, str]) -> None:
+    for name, content in bots.items():
+        Path(folder, name).write_text(content)
+
+
+async def test_each_of_several_bots_has_its_verdict_and_its_page(tmp_path: Path) -> None:
+    bots = {"alpha.toml": "", "beta.toml": "", "gamma": "MTIz.x.y", "delta.toml": "wrong"}
+    put(tmp_path, bots)
+    settings = {
+        "GATEWAY_QUEUE_BOTS": tmp_path,
+        "GATEWAY_QUEUE_DISCORD_API": f"http://127.0.0.1:{free_port()}",
+        "GATEWAY_QUEUE_INTERVAL": LONG,
+    }
+
+    def are_listed(page: Page) -> None:
+        headline(page, "1 of 3 bots lets nobody in")
+        expect(page.locator("#detail")).to_have_text("1 shard waits at 1 bot. Stopped: gamma.")
+        expect(page.get_by_role("region", name="Files that are wrong")).to_contain_text("delta")
+        bots = page.get_by_role("region", name="Bots").get_by_role("listitem")
+        expect(bots).to_have_count(3)
+        expect(bots.nth(0)).to_contain_text("Everyone is in by")
+        expect(bots.nth(1)).to_contain_text("No shard has asked")
+        expect(bots.nth(2)).to_contain_text("Nobody can be let in")
+        expect(page).to_have_title("Stopped, 1 wait \u2013 Gateway Queue")
+
+    def is_opened(page: Page) -> None:
+        page.get_by_role("link", name="alpha").click()
+        headline(page, re.compile("Everyone is in by"))
+        expect(page.get_by_role("heading", level=1)).to_have_text("Gateway Queue alpha")
+        expect(page).to_have_title(re.compile("1 wait, .* \u2013 alpha \u2013 Gateway Queue"))
+
+    def is_left(page: Page) -> None:
+        page.get_by_role("link", name="All bots").click()
+        headline(page, "1 of 3 bots lets nobody in")
+
+    async with running_server(**settings) as server, connect(server) as client:
+        await client.send("GET /bots/alpha/?shard=1 HTTP/1.1", "Host: queue")
+        await server.logged("identify_queued", shard=1)
+        parts: list[Part] = [are_listed, is_accessible, picture("bots"), is_opened]
+        parts += [is_accessible, is_left]
+        await in_browser(f"{server.url}/", *parts)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_there_is_room_for_two_hundred_bots_on_a_phone(tmp_path: Path, scheme: str) -> None:
+    put(tmp_path, {f"customer-with-a-rather-long-name-{n}.toml": "" for n in range(200)})
+
+    def fit(page: Page) -> None:
+        headline(page, "200 bots")
+        assert _overflow(page) <= 0
+
+    async with running_server(GATEWAY_QUEUE_BOTS=tmp_path) as server:
+        await in_browser(
+            *(f"{server.url}/dashboard", fit, is_accessible),
+            viewport={"width": 320, "height": 640},
+            color_scheme=scheme,
+        )
 
 
 # Everybody

@@ -587,3 +587,37 @@ async def test_a_bot_that_is_removed_lets_its_viewers_go(directory: Directory) -
         directory.remove("two")
         await follow(client)
         assert (await viewer.answered()).status == 200
+
+
+async def test_the_page_without_a_name_is_about_all_bots(directory: Directory) -> None:
+    async with serving(directory) as client:
+        assert b"bots.js" in (await client.get("/dashboard")).body
+        assert b"main.js" in (await client.get("/bots/one/dashboard")).body
+        client.ask("/bots/two/?shard=1")
+        await client.get("/bots/one/?shard=1")
+        client.ask("/bots/one/?shard=3")
+        await trio.sleep(MOMENT)
+        viewers = [client.ask("/dashboard/feed?shard=3") for _ in range(40)]
+        await trio.sleep(4.5)
+        refused = [viewer for viewer in viewers if viewer.answer is not None]
+        assert [viewer.answer.status for viewer in refused if viewer.answer] == [503] * 8
+        watching = [viewer for viewer in viewers if viewer.answer is None]
+        messages = watching[0].body.decode().split("\n\n")[:-1]
+        assert len(messages) == 5
+        assert {viewer.body for viewer in watching} == {watching[0].body}
+        name, data = messages[0].split("\ndata: ")
+        assert name == "event: bots"
+        one, two = json.loads(data)["bots"]
+        assert (one["name"], one["waiting"], one["shards"]) == ("one", 1, 1)
+        assert (two["name"], two["waiting"], two["shards"]) == ("two", 0, 1)
+        assert one["all_in_in"] == one["others_in_in"] == pytest.approx(INTERVAL, abs=1)
+
+        for viewer in watching:
+            viewer.leave()
+            await viewer.ended.wait()
+        again = client.ask("/dashboard/feed")
+        await trio.sleep(MOMENT)
+        assert again.body.startswith(b"event: bots")
+        await again.connection.context.terminated.set()
+        assert (await again.answered()).status == 200
+        assert queue(client, "one").starts.last_day.granted(trio.current_time()) == 1

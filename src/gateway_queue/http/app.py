@@ -276,7 +276,7 @@ def create_app() -> App:
     _add_status(app)
     _add_plan(app)
     add_actions(app, partial(_bot, app))
-    dashboard.add_dashboard(app, partial(_bot, app))
+    dashboard.add_dashboard(app, partial(_is_about_all, app), partial(_watched, app))
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -334,6 +334,11 @@ def _bot(app: App) -> "Bot":
             404, f"there is no bot {(_name() or DEFAULT)[:80]!r}; /status lists those there are"
         )
     return bot
+
+
+def _watched(app: App) -> "dashboard.Watched":
+    """What the page that was asked for is about: all of several bots, or one of them."""
+    return app.bots.feed if _is_about_all(app) else _bot(app).feed
 
 
 def _add_status(app: App) -> None:

@@ -3,7 +3,7 @@
 import math
 from importlib.resources import files
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 from urllib.parse import quote
 
 from quart import Response, request
@@ -12,12 +12,11 @@ from werkzeug.exceptions import NotFound
 
 from gateway_queue.http.answers import Answer
 from gateway_queue.http.asking import Problem
-from gateway_queue.watch.feed import FullError, Viewer
+from gateway_queue.watch.feed import FullError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway_queue.bot import Bot
     from gateway_queue.http.app import App
     from gateway_queue.http.stack import Context
 
@@ -56,10 +55,23 @@ FILES = {
     file.name: (file.read_bytes(), CONTENT_TYPES[file.name.rpartition(".")[2]])
     for file in files("gateway_queue.watch").joinpath("page").iterdir()
 }
-INDEX = FILES.pop("index.html")
+ONE, ALL = FILES.pop("index.html"), FILES.pop("bots.html")  # the page of one bot, and of all
 
 # The paths that need no key: what they answer is no secret.
 PATHS = frozenset({PAGE, *(f"{PAGE}/{name}" for name in FILES)})
+
+
+class Viewer(Protocol):
+    """Somebody who looks."""
+
+    async def next(self) -> bytes | None: ...
+    def leave(self) -> None: ...
+
+
+class Watched(Protocol):
+    """What may be looked at."""
+
+    def enter(self) -> Viewer: ...
 
 
 class Watching(ResponseBody):
@@ -102,12 +114,17 @@ def lead_to_page(path: str) -> Answer:
     return Answer(303, ((b"location", location.encode()), (b"content-length", b"0")), b"")
 
 
-def add_dashboard(app: "App", bot: "Callable[[], Bot]") -> None:
-    """Let the app answer to the paths of the page. ``bot`` is the one that is asked about."""
+def add_dashboard(
+    app: "App", is_about_all: "Callable[[], bool]", watched: "Callable[[], Watched]"
+) -> None:
+    """Let the app answer to the paths of the page.
+
+    A request is about all of several bots or about one; ``watched`` is what it looks at.
+    """
 
     @app.get(PAGE)
     async def dashboard() -> Response:
-        return _file(*INDEX)
+        return _file(*(ALL if is_about_all() else ONE))
 
     @app.get(f"{PAGE}/<name>")
     async def dashboard_file(name: str) -> Response:
@@ -120,7 +137,7 @@ def add_dashboard(app: "App", bot: "Callable[[], Bot]") -> None:
         if request.method == "HEAD":
             return Response(b"", content_type=EVENTS, headers=FEED_HEADERS)
         server: Context = request.scope["state"]["connection"].context
-        body = Watching(_viewer(bot()), server)
+        body = Watching(_viewer(watched()), server)
         response = Response(body, content_type=EVENTS, headers=FEED_HEADERS)
         response.timeout = None
         return response
@@ -130,8 +147,8 @@ def _file(body: bytes, content_type: str) -> Response:
     return Response(body, content_type=content_type, headers=HEADERS)
 
 
-def _viewer(bot: "Bot") -> Viewer:
+def _viewer(watched: Watched) -> Viewer:
     try:
-        return bot.feed.enter()
+        return watched.enter()
     except FullError:
         raise Problem(503, "as many watch as may at once; close a page that is open") from None

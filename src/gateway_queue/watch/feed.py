@@ -17,6 +17,7 @@ from gateway_queue.queue.queue import Queue
 from gateway_queue.watch.happened import in_words
 from gateway_queue.watch.metrics import BotMetrics
 from gateway_queue.watch.picture import Picture, changes, paint, summarize
+from gateway_queue.watch.status import Page
 
 log = structlog.get_logger()
 
@@ -71,6 +72,40 @@ class Viewer:
     def leave(self) -> None:
         """It looks no more."""
         self._feed.viewers.discard(self)
+
+
+class Glance:
+    """Somebody who looks at all bots: once a second the overview, which all readers share."""
+
+    def __init__(self, feed: "BotsFeed") -> None:
+        self._feed = feed
+        self._next_at = trio.current_time()
+
+    async def next(self) -> bytes:
+        """The next message, when it is due."""
+        await trio.sleep_until(self._next_at)
+        self._next_at = trio.current_time() + TICK
+        return b"event: bots\ndata: %b\n\n" % await self._feed.overview.body()
+
+    def leave(self) -> None:
+        """It looks no more."""
+        self._feed.viewers.discard(self)
+
+
+class BotsFeed:
+    """What those see who look at all bots. The overview is made while somebody looks."""
+
+    def __init__(self, overview: Page) -> None:
+        self.overview = overview
+        self.viewers: set[Glance] = set()
+
+    def enter(self) -> Glance:
+        """Let a viewer in, who has to leave in the end. Raises FullError."""
+        if len(self.viewers) >= MOST_VIEWERS:
+            raise FullError
+        viewer = Glance(self)
+        self.viewers.add(viewer)
+        return viewer
 
 
 class Feed:

@@ -8,10 +8,9 @@ import trio
 
 from gateway_queue import __version__
 from gateway_queue.queue.queue import Queue
+from gateway_queue.queue.standing import all_in_in, others_in_in
+from gateway_queue.watch.picture import BUCKETS_SLICE, longest, slices
 from gateway_queue.watch.status import limits_of
-
-# Bots looked at in one go.
-PORTION = 50
 
 
 class Bot(Protocol):
@@ -38,12 +37,8 @@ class Bots(Protocol):
 
 
 async def page(bots: Bots) -> bytes:
-    """The body of ``/status`` where there are several bots."""
-    found = []
-    for number, (name, bot) in enumerate(sorted(bots.by_name.items()), start=1):
-        found.append(_bot(name, bot))
-        if number % PORTION == 0:
-            await trio.lowlevel.checkpoint()
+    """The body of ``/status`` where there are several bots, and what their page shows."""
+    found = [await _bot(name, bot) for name, bot in sorted(bots.by_name.items())]
     return json.dumps(
         {
             "version": __version__,
@@ -56,16 +51,30 @@ async def page(bots: Bots) -> bytes:
     ).encode()
 
 
-def _bot(name: str, bot: Bot) -> dict[str, Any]:
+async def _bot(name: str, bot: Bot) -> dict[str, Any]:
+    queue, starts = bot.queue, bot.queue.starts
+    all_in: list[float | None] = []
+    others_in: list[float | None] = []
+    for some in slices(queue.buckets, BUCKETS_SLICE):
+        all_in += [all_in_in(bucket, queue) for bucket in some]
+        others_in += [others_in_in(bucket, queue) for bucket in some]
+        await trio.lowlevel.checkpoint()
     now = trio.current_time()
-    queue = bot.queue
+    waiting = sum(bucket.line.waiting for bucket in queue.buckets)
     return {
         "name": name,
         "ready": bot.why_not_ready() is None,
-        "obstacle": "ending" if queue.ending else queue.starts.obstacle(now),
-        "waiting": sum(bucket.line.waiting for bucket in queue.buckets),
+        "obstacle": "ending" if queue.ending else starts.obstacle(now),
+        "waiting": waiting,
+        "waiting_slowed": sum(bucket.line.aside for bucket in queue.buckets),
         "away": sum(bucket.line.away for bucket in queue.buckets),
-        "slowed_down": queue.starts.restarting.slowed(now),
-        "granted": queue.starts.last_day.granted(now),
+        "covered": min(waiting, starts.left(now)),
+        "all_in_in": longest(all_in),
+        "others_in_in": longest(others_in),
+        "slowed_down": starts.restarting.slowed(now),
+        "granted": starts.last_day.granted(now),
+        "shards": starts.last_day.shards(now),
+        "recommended_shards": queue.gateway.shards if queue.gateway else None,
         "limits": limits_of(queue, now),
+        "back_in": round(starts.back_in(now), 1) if starts.allowance.known else None,
     }

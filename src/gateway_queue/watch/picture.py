@@ -127,8 +127,8 @@ async def summarize(queue: Queue, metrics: BotMetrics) -> dict[str, Any]:
         "waiting": waiting,
         "away": sum(bucket[1] for bucket in buckets),
         "covered": min(waiting, starts.left(now)),
-        "all_in_in": _longest(bucket[3] for bucket in buckets),
-        "others_in_in": _longest(others_in),
+        "all_in_in": longest(bucket[3] for bucket in buckets),
+        "others_in_in": longest(others_in),
         "recommended_shards": queue.gateway.shards if queue.gateway else None,
         "buckets": buckets,
         "slowed_down": slowed_down(queue, now),
@@ -136,14 +136,14 @@ async def summarize(queue: Queue, metrics: BotMetrics) -> dict[str, Any]:
     }
 
 
-def _longest(lengths: Iterable[float | None]) -> float | None:
+def longest(lengths: Iterable[float | None]) -> float | None:
     """The longest of all, None if one of them is not known."""
-    longest = 0.0
+    most = 0.0
     for length in lengths:
         if length is None:
             return None
-        longest = max(longest, length)
-    return longest
+        most = max(most, length)
+    return most
 
 
 def changes(before: bytes, after: bytes) -> dict[str, list[int]]:

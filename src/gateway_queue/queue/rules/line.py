@@ -108,6 +108,11 @@ class Line(Generic[R]):
         return len(self._here)
 
     @property
+    def aside(self) -> int:
+        """How many of those who are here stand aside."""
+        return len(self._aside)
+
+    @property
     def away(self) -> int:
         """How many seats are kept for clients who left."""
         return self._seats - len(self._here)

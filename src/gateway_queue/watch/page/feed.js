@@ -1,13 +1,13 @@
 // Follows the server's feed, and finds it again when it is lost. By fetch, as EventSource cannot
 // send a key. A hidden tab holds no connection: browsers have six for each server.
 
+import { askForKey, authorization } from "./key.js";
+
 const SILENCE = 10_000; // milliseconds without a word, after which the connection is given up
 const PAUSES = [500, 1000, 2000, 5000]; // before each new try
 
-// Calls `told` with each message, `lost` with the reason each time the feed is lost, and
-// `locked` when a key is wanted: it returns one, in the end.
-export async function follow(url, { told, lost, locked }) {
-  let key = null;
+// Calls `told` with each message, and `lost` with the reason each time the feed is lost.
+export async function follow(url, { told, lost }) {
   let failures = 0;
   for (;;) {
     await visible();
@@ -16,11 +16,12 @@ export async function follow(url, { told, lost, locked }) {
     document.addEventListener("visibilitychange", hide);
     const patience = new Patience(() => connection.abort());
     try {
-      const headers = key === null ? {} : { Authorization: `Bearer ${key}` };
-      const answer = await fetch(url, { headers, signal: connection.signal, cache: "no-store" });
+      const answer = await fetch(url, {
+        headers: authorization(), signal: connection.signal, cache: "no-store",
+      });
       if (answer.status === 401) {
         patience.end();
-        key = await locked(key !== null);
+        await askForKey();
         continue;
       }
       if (!answer.ok) throw new Error((await answer.json()).detail);

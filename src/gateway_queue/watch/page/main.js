@@ -3,37 +3,39 @@
 import { drawBurnDown } from "./charts.js";
 import { byId, element, list, mark, say } from "./dom.js";
 import { follow } from "./feed.js";
+import { authorization } from "./key.js";
+import { Live } from "./live.js";
 import { ShardMap } from "./map.js";
 import { Picture, STATES } from "./picture.js";
 import { showShard } from "./shard.js";
+import { speak } from "./speech.js";
 import { showTab } from "./tab.js";
 import { showBuckets, showEvents } from "./tables.js";
-import { showBar, showTiles } from "./tiles.js";
+import { partOf, showBar, showTiles } from "./tiles.js";
 import { verdict } from "./verdict.js";
 import { length, many, number, zone } from "./words.js";
 
-const FEED = new URL("feed", import.meta.url);
-const SHARDS = new URL("../status/shards/", import.meta.url);
-const SECOND = 1000;
-const OLD = 3 * SECOND; // figures older than that are said to be
-const MINUTE = 60 * SECOND;
+const HERE = new URL("..", import.meta.url); // where the bot's other pages are
+const FEED = new URL("dashboard/feed", HERE);
+const SHARDS = new URL("status/shards/", HERE);
+
+// Which of several bots this is about, if there are several.
+const BOT = HERE.pathname.match(/\/bots\/([^/]+)\/$/)?.[1];
+const NAME = BOT ? `${BOT} \u2013 Gateway Queue` : "Gateway Queue";
 
 const picture = new Picture();
 const map = new ShardMap(byId("map"), byId("map-help"), choose);
-let toldAt = null; // when the last message came
-let trouble = null; // why there are none
-let key = null;
+const live = new Live(showOld);
 let chosenShard = null;
 
-follow(FEED, { told, lost, locked });
-setInterval(showAge, SECOND);
+say(byId("bot"), BOT ?? "");
+byId("all-bots").hidden = !BOT;
+follow(FEED, { told, lost: (reason) => live.lost(reason) });
 byId("find").addEventListener("submit", find);
 addEventListener("resize", () => picture.summary && showVerdict(Date.now()));
 
 function told(message) {
   const now = Date.now();
-  toldAt = now;
-  trouble = null;
   const changed = picture.take(message, now);
   showVerdict(now);
   showTiles(picture, now, choose);
@@ -43,13 +45,13 @@ function told(message) {
   showBuckets(picture, now);
   showEvents(picture.events, now);
   showFooter(now);
-  showAge();
+  live.told(now);
   readShard();
 }
 
-function lost(reason) {
-  trouble = reason;
-  showAge();
+function showOld() {
+  showTab("old", 0, null, NAME);
+  speak("old", "The server does not answer; these figures are old.", Date.now());
 }
 
 function showVerdict(now) {
@@ -69,44 +71,14 @@ function showVerdict(now) {
     say(row.children[2], name);
   });
   drawBurnDown(byId("burn-down"), picture, within, now);
-  showTab(state, summary, within);
+  showTab(state, summary.waiting, within, NAME);
   speak(state, `${headline}. ${detail}`, now);
 }
-
-// The name of a state in the style sheet.
-const partOf = (letter) => (letter === "." ? "state-none" : `state-${letter}`);
 
 function countRow() {
   const row = element("li");
   row.append(element("span"), element("b"), element("span"));
   return row;
-}
-
-// What screen readers hear: at once when the state changes, else at most once a minute.
-let spoken = { state: null, at: 0 };
-
-function speak(state, words, now) {
-  if (state === spoken.state && now < spoken.at + MINUTE) return;
-  spoken = { state, at: now };
-  say(byId("spoken"), words);
-}
-
-// Whether the figures are of now. A page that is lost says so, and keeps what it knows.
-function showAge() {
-  if (toldAt === null) {
-    if (trouble) say(byId("live"), `Not connected: ${trouble}`);
-    mark(document.body, "class", trouble ? "is-old" : "");
-    return;
-  }
-  const now = Date.now();
-  const age = now - toldAt;
-  const isOld = trouble !== null || age > OLD;
-  mark(document.body, "class", isOld ? "is-old" : "is-live");
-  const words = `No answer for ${length(age / SECOND)}; these figures are old`;
-  say(byId("live"), isOld ? words : "Live");
-  if (!isOld) return;
-  showTab("old", picture.summary, null);
-  speak("old", "The server does not answer; these figures are old.", now);
 }
 
 function showFooter(now) {
@@ -142,7 +114,7 @@ async function readShard() {
   }
   isReading = true;
   try {
-    const headers = key === null ? {} : { Authorization: `Bearer ${key}` };
+    const headers = authorization();
     const answer = await fetch(new URL(String(shard), SHARDS), { headers, cache: "no-store" });
     if (shard === chosenShard) showShard(shard, answer.ok ? await answer.json() : null, Date.now());
   } catch {
@@ -151,26 +123,4 @@ async function readShard() {
     isReading = false;
   }
   if (shard !== chosenShard) readShard();
-}
-
-// Ask for the API key until there is one to try.
-function locked(wasWrong) {
-  const dialog = byId("key-dialog");
-  const why = wasWrong
-    ? "This is not the key that the server expects."
-    : "This server shows its figures only to those who have its API key.";
-  say(byId("key-why"), why);
-  say(byId("live"), "Locked");
-  byId("key").value = "";
-  dialog.showModal();
-  dialog.onclose = () => dialog.showModal(); // there is nothing to be seen without a key
-  return new Promise((resolve) => {
-    byId("key-form").onsubmit = (event) => {
-      event.preventDefault();
-      key = byId("key").value;
-      dialog.onclose = null;
-      dialog.close();
-      resolve(key);
-    };
-  });
 }

@@ -11,9 +11,9 @@ const ICONS = {
   old: ["#5b6675", "M8 4v5M8 11.2v.6"],
 };
 
-export function showTab(state, summary, within) {
-  const name = "Gateway Queue";
-  const wait = summary?.waiting ? `${number(summary.waiting)} wait` : "nobody waits";
+// `name` is whose page it is.
+export function showTab(state, waiting, within, name) {
+  const wait = waiting ? `${number(waiting)} wait` : "nobody waits";
   const words = {
     ready: wait,
     busy: within === null ? wait : `${wait}, ${length(within)}`,

@@ -81,6 +81,9 @@ function showRefused({ reports, shards }) {
   say(byId("refused-hint"), reports ? "Look for a program that identifies without asking." : "");
 }
 
+// The name of a state of shards in the style sheet.
+export const partOf = (letter) => (letter === "." ? "state-none" : `state-${letter}`);
+
 // Parts of a whole, side by side.
 export function showBar(bar, parts) {
   const shown = parts.filter(([, amount]) => amount > 0);

@@ -92,6 +92,11 @@ function stopped(summary, now) {
       title: "The journal cannot be written.",
       text: "Nothing is granted meanwhile. The server's log says why; look at its disk.",
     },
+    not_ready: {
+      detail: "It has failed, and begins again by itself.",
+      title: "The bot is not ready.",
+      text: "The server's log says why.",
+    },
     ending: {
       detail: "The next server answers; clients ask again by themselves.",
       title: "The server is ending.",
