@@ -11,7 +11,7 @@ import { verdict } from "./verdict.js";
 import { agree, clock, many, number, zone } from "./words.js";
 
 const NAME = "Gateway Queue";
-const BADGES = { ready: "Ready", busy: "Granting", stopped: "Stopped" };
+const BADGES = { ready: "Ready", busy: "Granting", paused: "Paused", stopped: "Stopped" };
 const MOST_NAMES = 5; // in one sentence
 
 const live = new Live(showOld);
@@ -80,7 +80,7 @@ function countsOf(bot) {
 }
 
 function verdictOfAll(bots, { waiting, unknown_bot_waiting: strangers }, now) {
-  const stopped = bots.filter(({ verdict: { state } }) => state === "stopped");
+  const stopped = bots.filter(({ verdict: { state } }) => ["stopped", "paused"].includes(state));
   const busy = bots.filter((bot) => bot.waiting);
   const withins = busy.map(({ verdict: { within } }) => within);
   const within = withins.includes(null) ? null : Math.max(0, ...withins);

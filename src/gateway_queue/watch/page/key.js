@@ -1,31 +1,49 @@
-// The API key, where the server wants one. It is kept here, so until the tab is closed, and
-// nowhere else.
+// The keys that this tab was given. They are kept here, so until it is closed, and nowhere else.
 
 import { byId, say } from "./dom.js";
 
-let key = null;
+const keys = { api: null, operator: null };
 
-// The headers of a request to the server.
-export const authorization = () => (key === null ? {} : { Authorization: `Bearer ${key}` });
+// The headers of a request to the server, for which one of the two is wanted.
+export const authorization = (kind = "api") =>
+  (keys[kind] === null ? {} : { Authorization: `Bearer ${keys[kind]}` });
 
-// Ask for a key until there is one to try.
-export function askForKey() {
-  const dialog = byId("key-dialog");
-  const why = key === null
+export const hasOperatorKey = () => keys.operator !== null;
+
+// Ask for the API key until there is one to try: there is nothing to be seen without.
+export async function askForKey() {
+  say(byId("live"), "Locked");
+  const why = keys.api === null
     ? "This server shows its figures only to those who have its API key."
     : "This is not the key that the server expects.";
+  while (!(await ask("api", "API key", why, "Watch"))) continue;
+}
+
+// Ask for the operator key. Resolves with false if there will be none.
+export function askForOperatorKey() {
+  const why = keys.operator === null
+    ? "Only those who have the operator key may steer the queue."
+    : "This is not the operator key that the server expects.";
+  return ask("operator", "Operator key", why, "Go on");
+}
+
+function ask(kind, name, why, action) {
+  const dialog = byId("key-dialog");
+  say(byId("key-name"), name);
+  say(byId("key-label"), name);
   say(byId("key-why"), why);
-  say(byId("live"), "Locked");
+  say(byId("key-button"), action);
+  byId("key-cancel").hidden = kind === "api";
   byId("key").value = "";
   dialog.showModal();
-  dialog.onclose = () => dialog.showModal(); // there is nothing to be seen without a key
+  byId("key-cancel").onclick = () => dialog.close();
   return new Promise((resolve) => {
+    dialog.onclose = () => resolve(false);
     byId("key-form").onsubmit = (event) => {
       event.preventDefault();
-      key = byId("key").value;
-      dialog.onclose = null;
+      keys[kind] = byId("key").value;
+      resolve(true);
       dialog.close();
-      resolve();
     };
   });
 }

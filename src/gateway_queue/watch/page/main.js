@@ -7,8 +7,10 @@ import { authorization } from "./key.js";
 import { Live } from "./live.js";
 import { ShardMap } from "./map.js";
 import { Picture, STATES } from "./picture.js";
+import { preparePlan } from "./plan.js";
 import { showShard } from "./shard.js";
 import { speak } from "./speech.js";
+import { prepareSteering, showShardActions, showSteering } from "./steer.js";
 import { showTab } from "./tab.js";
 import { showBuckets, showEvents } from "./tables.js";
 import { partOf, showBar, showTiles } from "./tiles.js";
@@ -30,6 +32,8 @@ let chosenShard = null;
 
 say(byId("bot"), BOT ?? "");
 byId("all-bots").hidden = !BOT;
+preparePlan(HERE, picture);
+prepareSteering(HERE);
 follow(FEED, { told, lost: (reason) => live.lost(reason) });
 byId("find").addEventListener("submit", find);
 addEventListener("resize", () => picture.summary && showVerdict(Date.now()));
@@ -39,6 +43,7 @@ function told(message) {
   const changed = picture.take(message, now);
   showVerdict(now);
   showTiles(picture, now, choose);
+  showSteering(picture.summary);
   map.update(picture, changed);
   const { buckets } = picture.summary;
   say(byId("shards-number"), `${number(picture.shards.length)} in ${many(buckets.length, "bucket")}`);
@@ -61,6 +66,7 @@ function showVerdict(now) {
   say(byId("headline"), headline);
   say(byId("detail"), detail);
   byId("banner").hidden = banner === null;
+  mark(byId("banner"), "class", state === "paused" ? "banner paused" : "banner");
   say(byId("banner-title"), banner?.title ?? "");
   say(byId("banner-text"), banner?.text ?? "");
   const states = [...STATES].filter(([letter]) => counts[letter]);
@@ -109,18 +115,24 @@ async function readShard() {
   const shard = chosenShard;
   const hasAsked = (picture.shards[shard] ?? ".") !== "." || picture.summary?.beside;
   if (!hasAsked) {
-    showShard(shard, null, Date.now());
+    show(shard, null);
     return;
   }
   isReading = true;
   try {
     const headers = authorization();
     const answer = await fetch(new URL(String(shard), SHARDS), { headers, cache: "no-store" });
-    if (shard === chosenShard) showShard(shard, answer.ok ? await answer.json() : null, Date.now());
+    const details = answer.ok ? await answer.json() : null;
+    if (shard === chosenShard) show(shard, details);
   } catch {
     // The feed is lost as well, and says so.
   } finally {
     isReading = false;
   }
   if (shard !== chosenShard) readShard();
+}
+
+function show(shard, details) {
+  showShard(shard, details, Date.now());
+  showShardActions(shard, details, picture.summary?.operator);
 }

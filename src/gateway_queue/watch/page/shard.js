@@ -10,6 +10,7 @@ const REASONS = {
   journal: "the journal",
   crash_loop: "the end of its pause",
   ending: "the next server",
+  paused: "the end of the pause",
 };
 const STATES = { waiting: "waiting", away: "away, its place is kept", granted: "let in" };
 

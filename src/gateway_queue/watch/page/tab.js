@@ -7,7 +7,8 @@ import { length, number } from "./words.js";
 const ICONS = {
   ready: ["#0b7a5e", "M4.5 8.5l2.5 2.5 4.5-5.5"],
   busy: ["#2a62c9", "M4 5.5h8M4 8h5.5M4 10.5h8"],
-  stopped: ["#b3261e", "M5.8 4.5v7M10.2 4.5v7"],
+  paused: ["#8a4b08", "M5.8 4.5v7M10.2 4.5v7"],
+  stopped: ["#b3261e", "M5 5l6 6M11 5l-6 6"],
   old: ["#5b6675", "M8 4v5M8 11.2v.6"],
 };
 
@@ -17,6 +18,7 @@ export function showTab(state, waiting, within, name) {
   const words = {
     ready: wait,
     busy: within === null ? wait : `${wait}, ${length(within)}`,
+    paused: `Paused, ${wait}`,
     stopped: `Stopped, ${wait}`,
     old: "No answer",
   };

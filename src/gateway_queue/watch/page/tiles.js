@@ -7,7 +7,7 @@ import { clock, length, many, number } from "./words.js";
 export function showTiles(picture, now, chosen) {
   const { summary } = picture;
   showStarts(summary, now);
-  showPace(picture);
+  showPace(picture, now);
   showLoops(summary.slowed_down, chosen);
   showRefused(summary.invalid_sessions);
 }
@@ -41,11 +41,15 @@ function showStarts({ limits, waiting, covered, back_in: back }, now) {
   say(byId("starts-more"), more.join(" "));
 }
 
-function showPace(picture) {
+function showPace(picture, now) {
   const { pace, buckets } = picture.summary;
   say(byId("pace"), number(pace.granted));
   say(byId("pace-possible"), `of ${number(pace.possible)} possible`);
-  say(byId("pace-more"), `${many(buckets.length, "bucket")}, one shard every ${pace.interval} s in each`);
+  const { interval, configured = interval, ends_in: rest } = pace;
+  const every = `${many(buckets.length, "bucket")}, one shard every ${interval} s in each`;
+  const until = rest === null ? "until somebody ends that" : `until ${clock(rest, now)}`;
+  const slower = ` instead of ${configured} s, ${until}, as an operator said`;
+  say(byId("pace-more"), interval === configured ? every : every + slower);
   drawPace(byId("pace-chart"), picture);
 }
 

@@ -2,9 +2,11 @@
 
 import { agree, clock, length, many, number } from "./words.js";
 
-// `state` is ready, busy or stopped. `banner` is there only when something stops everything.
+// `state` is ready, busy, paused or stopped. `banner` is there only when something stops
+// everything.
 export function verdict(summary, counts, now) {
   const { waiting, obstacle } = summary;
+  if (summary.paused) return paused(summary, now);
   if (obstacle) return stopped(summary, now);
   if (!waiting) return nobodyWaits(counts);
   const slowed = counts.c;
@@ -67,13 +69,37 @@ function tooFewStarts(summary, shards, now) {
   };
 }
 
+function paused(summary, now) {
+  const { waiting, obstacle } = summary;
+  const { reason, began_ago: ago, ends_in: rest, survives_restart: survives } = summary.paused;
+  const wait = waiting ? `${many(waiting, summary.beside ? "request" : "shard")} ${agree(waiting, "wait")}` : "nobody waits";
+  const until = rest === null ? "It lasts until somebody resumes" : `Until ${clock(rest, now)}, for ${length(rest)}`;
+  const text = [`An operator paused it at ${clock(-ago, now)}${reason ? `: ${reason}` : ""}.`, `${until}.`];
+  if (!survives) text.push("A restart of the server would end it.");
+  if (obstacle && obstacle !== "paused") text.push(`Besides: ${stops(summary, now).title}`);
+  return {
+    state: "paused",
+    headline: `Paused, ${wait}`,
+    detail: "Nobody is let in. Those who wait keep their places.",
+    within: null,
+    banner: { title: "Granting is paused.", text: text.join(" ") },
+  };
+}
+
 function stopped(summary, now) {
-  const { waiting, obstacle, limits, back_in: back } = summary;
+  const { waiting } = summary;
   const wait = waiting
     ? `${many(waiting, summary.beside ? "request" : "shard")} ${agree(waiting, "wait")}, nobody is let in`
     : "Nobody can be let in";
+  const { detail, title, text } = stops(summary, now);
+  return { state: "stopped", headline: wait, detail, within: null, banner: { title, text } };
+}
+
+// What stands in the way of all.
+function stops(summary, now) {
+  const { obstacle, limits, back_in: back } = summary;
   const { failure } = limits;
-  const stops = {
+  const known = {
     limits_unknown: {
       detail: "Discord has not said how many session starts are left.",
       title: "Discord's limits are not known.",
@@ -103,12 +129,11 @@ function stopped(summary, now) {
       text: "Those who wait are granted for as long as its grace lasts.",
     },
   };
-  const { detail, title, text } = stops[obstacle] ?? {
+  return known[obstacle] ?? {
     detail: "The reason is one that this page does not know.",
     title: "Nothing is granted.",
     text: obstacle,
   };
-  return { state: "stopped", headline: wait, detail, within: null, banner: { title, text } };
 }
 
 const letIn = (counts) => counts.i + counts.j;
