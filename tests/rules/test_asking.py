@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway_queue.http.asking import (
     LARGEST_SHARD,
+    LONGEST_PROBE,
     LONGEST_WAIT,
     RESERVED,
     Ask,
@@ -19,6 +20,7 @@ from gateway_queue.http.asking import (
     confirmation_of,
     launch_of,
     path_of,
+    probe_of,
 )
 from gateway_queue.operate.plan import LONGEST_INTERVAL, MOST_SHARDS, Launch
 from gateway_queue.queue.rules.allowance import MOST_BUCKETS
@@ -67,6 +69,18 @@ def test_any_bytes_confirm_a_shard_or_are_a_problem(query: bytes) -> None:
         assert confirmation.status == 400
     else:
         assert 0 <= confirmation.shard <= LARGEST_SHARD
+
+
+@given(query=QUERIES | st.binary(max_size=20).map(b"hold=%b&id=abcdefgh".__mod__))
+def test_any_bytes_are_a_probe_or_a_problem(query: bytes) -> None:
+    probe = understood(probe_of, query)
+
+    if isinstance(probe, Problem):
+        assert probe.status == 400
+    else:
+        assert probe.hold is None or 0 < probe.hold <= LONGEST_PROBE
+        assert probe.name is None or 8 <= len(probe.name) <= 32
+        assert probe.hold is not None or probe.name is not None
 
 
 @given(query=QUERIES, configured=st.floats(0.1, LONGEST_INTERVAL))

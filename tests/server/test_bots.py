@@ -621,3 +621,14 @@ async def test_the_page_without_a_name_is_about_all_bots(directory: Directory) -
         await again.connection.context.terminated.set()
         assert (await again.answered()).status == 200
         assert queue(client, "one").starts.last_day.granted(trio.current_time()) == 1
+
+
+async def test_a_probe_is_the_servers_whichever_way_it_came(directory: Directory) -> None:
+    async with serving(directory) as client:
+        held = client.ask("/bots/one/probe?hold=5&id=5f0c9a1e")
+        await trio.sleep(1)
+        for below in ("", "/bots/one", "/bots/two"):
+            assert (await page(client, f"{below}/probe?id=5f0c9a1e"))["state"] == "held"
+        assert (await client.get("/bots/nobody/probe?hold=5")).status == 404
+        assert (await client.get("/probe?hold=5")).status == 204
+        assert (await held.answered()).status == 204

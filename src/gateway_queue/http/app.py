@@ -36,12 +36,14 @@ from gateway_queue.http.asking import (
     is_visit,
     launch_of,
     path_of,
+    probe_of,
     refuse_other_sites,
     shard_of,
     wants_seats,
 )
 from gateway_queue.http.guard import BEARER, Guard, opens
 from gateway_queue.http.holding import hold
+from gateway_queue.http.probes import FullError, Probes
 from gateway_queue.http.reader import Reader
 from gateway_queue.http.wire import patience
 from gateway_queue.operate.planning import plan_at
@@ -102,7 +104,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
             elif not self.app.lets_in(name, path, authorization):
                 raise _refusal(authorization)
             ask = ask_of(path, query, name)
-            if ask is not None or path in {"/confirm", dashboard.FEED}:
+            if ask is not None or path in {"/confirm", "/probe", dashboard.FEED}:
                 refuse_other_sites(headers)
         except Problem as problem:
             refusal = Answer.of(problem.status, problem.body, PROBLEM, problem.headers)
@@ -276,6 +278,7 @@ def create_app() -> App:
     _add_status(app)
     _add_plan(app)
     add_actions(app, partial(_bot, app))
+    _add_probe(app)
     dashboard.add_dashboard(app, partial(_is_about_all, app), partial(_watched, app))
 
     @app.get("/healthz")
@@ -366,6 +369,29 @@ def _add_plan(app: App) -> None:
         if found is None:
             raise Problem(503, "Discord's session start limit is not known; the log says why")
         return Response(json.dumps(asdict(found)), content_type=JSON)
+
+
+def _add_probe(app: App) -> None:
+    probes = Probes()
+
+    @app.get("/probe")
+    async def probe() -> Response:
+        if _name() is not None:
+            _bot(app)  # one that is not here has no pages
+        asked = probe_of(request.query_string)
+        if asked.hold is None:
+            state = None if asked.name is None else probes.state_of(asked.name)
+            if state is None:
+                raise Problem(404, "no probe of late has this id; begin one with &hold=60")
+            return Response(json.dumps(state), content_type=JSON)
+        connection = request.scope["state"]["connection"]
+        try:
+            lasted = await probes.hold(asked.hold, asked.name, connection.context, connection.peer)
+        except FullError:
+            raise Problem(503, "as many probes are held as may at once; try again") from None
+        if not lasted:
+            raise Problem(503, "the server is ending")
+        return Response(b"", status=204)
 
 
 async def _openapi() -> Response:

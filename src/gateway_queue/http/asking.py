@@ -26,6 +26,7 @@ RESERVED = frozenset(
         "/openapi.json",
         "/operator",
         "/plan",
+        "/probe",
         "/readyz",
         "/status",
     }
@@ -37,6 +38,7 @@ OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
 LARGEST_SHARD = 2**32 - 1
 LONGEST_WAIT = 86_400
+LONGEST_PROBE = 900
 
 
 class Problem(Exception):  # noqa: N818 - what RFC 9457 calls it
@@ -67,6 +69,14 @@ class Confirmation:
     shard: int
     grant: int | None
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAsk:
+    """A probe to be held for so many seconds; without ``hold``, news of the one of this name."""
+
+    hold: float | None
+    name: str | None
 
 
 def split(target: bytes) -> tuple[str, bytes]:
@@ -136,7 +146,7 @@ def ask_of(path: str, query: bytes, bot: str | None = None) -> Ask | None:
         raise Problem(400, "wait and confirm need a shard, for example /?shard=42&wait=20")
     return Ask(
         shard,
-        wait=_wait(given["wait"]) if "wait" in given else None,
+        wait=_length("wait", given["wait"], LONGEST_WAIT) if "wait" in given else None,
         confirm=_choice("confirm", given.get("confirm", "false"), ("true", "false")) == "true",
         bot=DEFAULT if bot is None else bot,
     )
@@ -177,8 +187,20 @@ def refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
         is_ours = origin is None or origin.partition(b"://")[2] == headers.get(b"host")
     if not is_ours:
         raise Problem(
-            403, "a web page of another site may not take turns, confirm them, watch or steer"
+            403,
+            "a web page of another site may not take turns, confirm them, watch, probe or steer",
         )
+
+
+def probe_of(query: bytes) -> ProbeAsk:
+    """Raises Problem if it is not said well for how long, or which probe is meant."""
+    given = _parameters(query, {"hold", "id"})
+    if not given:
+        raise Problem(400, "hold is missing; ask with /probe?hold=60 to be held for 60 seconds")
+    return ProbeAsk(
+        _length("hold", given["hold"], LONGEST_PROBE) if "hold" in given else None,
+        _probe_name(given["id"]) if "id" in given else None,
+    )
 
 
 def wants_seats(query: bytes) -> bool:
@@ -235,13 +257,19 @@ def _grant(text: str) -> int:
     )
 
 
-def _wait(text: str) -> float:
-    if 0 < (seconds := _seconds(text)) <= LONGEST_WAIT:
+def _probe_name(text: str) -> str:
+    if re.fullmatch("[0-9A-Za-z]{8,32}", text):
+        return text
+    raise Problem(400, f"id is {text[:40]!r}; it must be 8 to 32 letters or digits")
+
+
+def _length(name: str, text: str, longest: float) -> float:
+    if 0 < (seconds := _seconds(text)) <= longest:
         return seconds
     raise Problem(
         400,
-        f"wait is {text[:40]!r}; it must be a number of seconds above 0, at most {LONGEST_WAIT},"
-        " for example wait=20",
+        f"{name} is {text[:40]!r}; it must be a number of seconds above 0, at most {longest},"
+        f" for example {name}=20",
     )
 
 
