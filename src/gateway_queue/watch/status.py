@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from itertools import islice
@@ -132,6 +133,7 @@ class Status:
             "buckets": buckets,
             "slowed_down": slowed_down(queue, now),
             "invalid_sessions": invalid_sessions(self._metrics, now),
+            "open_files_limit": _open_files_limit(),
         }
 
     async def _buckets(self) -> list[dict[str, Any]]:
@@ -261,6 +263,12 @@ def invalid_sessions(metrics: BotMetrics, now: float) -> dict[str, Any]:
             for shard, reports in Counter(news).most_common(MOST_INVALID)
         ],
     }
+
+
+def _open_files_limit() -> int | None:
+    """How many files the process may have open; each waiting connection is one."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def _seat(turn: Turn, bucket: Bucket, queue: Queue) -> dict[str, Any]:
