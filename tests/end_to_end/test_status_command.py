@@ -4,19 +4,14 @@ import json
 import re
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 
 import pytest
-import trio
-from background import background
 from harness import SERVER, free_port, running, running_server
 from shards import shards
+from strangers import JSON, answering, http
 
 ESCAPE = "\x1b"
 KEY = "sesame-9f2c"
-JSON = "Content-Type: application/json"
 DOCUMENT = {
     "version": "9.9",
     "uptime": 1.0,
@@ -62,26 +57,6 @@ def where(url: str) -> dict[str, object]:
     """The settings of whom to find the server at this address."""
     host, _, port = url.removeprefix("http://").rpartition(":")
     return {"HOST": host, "PORT": port}
-
-
-@asynccontextmanager
-async def answering(answer: bytes) -> AsyncIterator[str]:
-    """The address of somebody who gives this answer to whatever is asked."""
-
-    async def handle(stream: trio.SocketStream) -> None:
-        await stream.receive_some()
-        await stream.send_all(answer)
-        await stream.aclose()
-
-    async with background() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
-        yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
-
-
-def http(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
-    length = f"Content-Length: {len(body)}"
-    head = "\r\n".join([f"HTTP/1.1 {status}", length, "Connection: close", *headers])
-    return head.encode() + b"\r\n\r\n" + body
 
 
 # What it shows

@@ -1,6 +1,8 @@
 """The ``gateway-queue`` command.
 
 ``main.py``    serves, and has the others
+``doctor.py``  tells what stands between a bot and its turn: ``examination.py`` asks,
+              ``diagnosis.py`` words it
 ``plan.py``    tells how long a launch takes, as ``plan_report.py`` words it
 ``status.py``  shows what a server is doing, as ``report.py`` words it
 ``wait.py``    waits for a shard's turn
@@ -8,4 +10,4 @@
 ``common.py``  what they share
 """
 
-COMMANDS = frozenset({"plan", "status", "wait"})  # each in its module
+COMMANDS = frozenset({"doctor", "plan", "status", "wait"})  # each in its module

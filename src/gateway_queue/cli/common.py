@@ -1,5 +1,7 @@
 """What the commands share: the settings, where the server is, and how to fail."""
 
+import math
+import signal
 import sys
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -7,10 +9,18 @@ from typing import NoReturn
 
 import click
 import httpx
+import trio
+from rich.console import Console
 
 from gateway_queue.settings import SECRETS, Settings, SettingsError, load
 
 Flags = Mapping[str, str]  # by the settings' names
+
+# The first process of a container does not get those for which it has no handler.
+ENDING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+
+# What is added to the number of the signal, as shells do.
+EXIT_SIGNAL = 128
 
 WHERE = "HOST and PORT, or --url, say where the server is"
 
@@ -76,6 +86,26 @@ url_option = click.option(
     callback=_address,
     help="Address of the server, also from GATEWAY_QUEUE_URL.  [default: where HOST and PORT say]",
 )
+
+
+def no_nan(_context: click.Context, _option: click.Parameter, seconds: float) -> float:
+    if math.isnan(seconds):  # which no range excludes
+        raise click.BadParameter("nan is no number of seconds")
+    return seconds
+
+
+async def told_to_end() -> int:
+    """The number of the signal, such as Ctrl-C's, when one comes."""
+    # Those that are ignored, as by nohup, are to remain so.
+    if heeded := [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]:
+        with trio.open_signal_receiver(*heeded) as signals:
+            return await anext(signals)
+    return await trio.sleep_forever()
+
+
+def can_move(console: Console) -> bool:
+    """Whether a line can be shown that changes; not where a variable asks for colours in a file."""
+    return console.is_interactive and console.file.isatty()
 
 
 def fail(error: BaseException | str, code: int, hint: str = "") -> NoReturn:

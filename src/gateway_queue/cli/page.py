@@ -60,7 +60,7 @@ def fetch(
     except httpx.TimeoutException:
         fail(f"no answer from {address} within {ANSWER_SECONDS:g} s", 1, WHERE)
     except httpx.ConnectError as error:
-        raise NoServerError(f"no server answers at {address}: {_without_number(error)}") from None
+        raise NoServerError(f"no server answers at {address}: {without_number(error)}") from None
     except (httpx.RequestError, ValueError) as error:
         fail(f"{_foreign(address)}: {error}", 1, WHERE)
 
@@ -125,6 +125,6 @@ def _outcome(response: httpx.Response) -> str:
     return f"{outcome}, to {to!r}" if to else outcome
 
 
-def _without_number(error: Exception) -> str:
+def without_number(error: BaseException) -> str:
     """What the system says, without its ``[Errno 111]``."""
     return re.sub(r"^\[[^]]*\] ", "", str(error))

@@ -113,6 +113,7 @@ class Status:
     last_24_hours: LastDay
     buckets: list[Bucket]
     slowed_down: AllSlowedDown
+    open_files_limit: int | None = None  # earlier versions do not say
 
 
 def parse(body: bytes) -> Status:

@@ -17,12 +17,16 @@ from rich.status import Status
 from rich.text import Text
 
 from gateway_queue.cli.common import (
+    EXIT_SIGNAL,
     Flags,
     address_of,
     api_key,
+    can_move,
     fail,
+    no_nan,
     refusal,
     settings_of,
+    told_to_end,
     ungrouped,
     url_option,
 )
@@ -30,16 +34,7 @@ from gateway_queue.cli.report import length
 from gateway_queue.client import GatewayQueue, RefusedError, Standing
 
 # As shells and timeout(1) have them.
-EXIT_TIMED_OUT, EXIT_CANNOT_RUN, EXIT_NO_COMMAND, EXIT_SIGNAL = 124, 126, 127, 128
-
-# The first process of a container does not get those for which it has no handler.
-ENDING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-
-
-def _no_nan(_context: click.Context, _option: click.Parameter, seconds: float) -> float:
-    if math.isnan(seconds):  # which no range excludes
-        raise click.BadParameter("nan is no number of seconds")
-    return seconds
+EXIT_TIMED_OUT, EXIT_CANNOT_RUN, EXIT_NO_COMMAND = 124, 126, 127
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -49,7 +44,7 @@ def _no_nan(_context: click.Context, _option: click.Parameter, seconds: float) -
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=math.inf,
-    callback=_no_nan,
+    callback=no_nan,
     metavar="SECONDS",
     help="Give up after this time.  [default: never]",
 )
@@ -101,11 +96,8 @@ async def _turn(queue: GatewayQueue, shard: int, timeout: float) -> int:  # noqa
 
     async def be_told() -> None:
         nonlocal code
-        # Those that are ignored, as by nohup, are to remain so.
-        if heeded := [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]:
-            with trio.open_signal_receiver(*heeded) as signals:
-                code = EXIT_SIGNAL + await anext(signals)
-            nursery.cancel_scope.cancel()
+        code = EXIT_SIGNAL + await told_to_end()
+        nursery.cancel_scope.cancel()
 
     with progress.line, trio.move_on_after(timeout):
         _show_log()
@@ -136,8 +128,7 @@ class _Progress:
         self._standing: Standing | None = None
         self._since = 0.0
         self._console = Console(stderr=True, highlight=False)
-        # Not where a variable asks for colours in a file.
-        self._moves = self._console.is_interactive and self._console.file.isatty()
+        self._moves = can_move(self._console)
 
     @property
     def line(self) -> AbstractContextManager[object]:
