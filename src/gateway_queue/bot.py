@@ -52,6 +52,8 @@ class Bot:
         journal: Callable[[], Journal],
         metrics: BotMetrics,
         log: lines.Log,
+        *,
+        has_operator: bool = False,
     ) -> None:
         self.name = name
         self.application = bot_of(settings.token, name)
@@ -59,6 +61,7 @@ class Bot:
         self._journal = journal
         self._metrics = metrics
         self.log = log
+        self._has_operator = has_operator
         self._running = trio.CancelScope()
         self._reading = trio.CancelScope()  # of the limits
         self._read_now = Alarm()
@@ -76,6 +79,9 @@ class Bot:
         """What lets an operator steer this bot and no other."""
         key = self.settings.operator_key
         return key.get_secret_value() if key else None
+
+    def _can_be_steered(self) -> bool:
+        return self._has_operator or self.operator_key is not None
 
     def why_not_ready(self) -> str | None:
         """What an operator has to mend before anything is granted; None if nothing."""
@@ -161,7 +167,7 @@ class Bot:
         self.operator = Operator(self.queue)
         self._has_crashed = False
         self.status = Status(self.queue, self._metrics)
-        self.feed = Feed(self.queue, self._metrics)
+        self.feed = Feed(self.queue, self._metrics, self._can_be_steered)
 
     def _new_queue(self) -> Queue:
         starts = Starts(

@@ -96,7 +96,7 @@ async def run(
         discord = None
         if settings.token is not None or settings.bots is not None:
             discord = await shared.enter_async_context(Discord(settings.api))
-        make = partial(_bot, journals, bots.metrics)
+        make = partial(_bot, journals, bots)
         if settings.bots is None:
             # The only bot: the process ends with it, and whoever supervises that is told.
             bot = bots.by_name[DEFAULT] = make(DEFAULT, settings, log)
@@ -225,11 +225,10 @@ class _Following:
         self._start_the_missing()
 
 
-def _bot(
-    journals: Journals, metrics: Metrics, name: str, settings: Settings, log: lines.Log
-) -> Bot:
+def _bot(journals: Journals, bots: Bots, name: str, settings: Settings, log: lines.Log) -> Bot:
     journal = partial(journals.of, bot_of(settings.token, name))
-    return Bot(name, settings, journal, metrics.of(name), log)
+    has_operator = bots.operator_key is not None
+    return Bot(name, settings, journal, bots.metrics.of(name), log, has_operator=has_operator)
 
 
 async def _open_journals(settings: Settings) -> Journals:

@@ -209,6 +209,180 @@ async def test_what_happened_is_said_in_plain_words() -> None:
         await in_browser(f"{server.url}/dashboard", is_told, is_accessible)
 
 
+# What an operator does
+
+
+async def test_an_operator_pauses_and_resumes() -> None:
+    why = "<b>Discord</b> has an incident"
+
+    def asks(page: Page) -> None:
+        headline(page, re.compile("Everyone is in by"))
+        page.get_by_role("button", name="Pause").click()
+        dialog = page.get_by_role("dialog", name="Pause")
+        dialog.get_by_label("Why").fill(why)
+        dialog.get_by_label("For").select_option("an hour")
+        is_accessible(page)
+        page.keyboard.press("Tab")
+        page.get_by_role("button", name="Pause", exact=True).last.press("Enter")
+
+    def has_no_key(page: Page) -> None:
+        dialog = page.get_by_role("dialog", name="Operator key")
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        expect(dialog).to_contain_text("This is not the operator key")
+        is_accessible(page)
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_hidden()
+        headline(page, re.compile("Everyone is in by"))
+
+    def has_the_key(page: Page) -> None:
+        page.get_by_role("dialog", name="Pause").get_by_role("button", name="Pause").click()
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        page.get_by_label("Operator key").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+
+    def is_paused(page: Page) -> None:
+        headline(page, "Paused, 295 shards wait")
+        banner = page.get_by_role("region", name="What is in the way")
+        expect(banner).to_contain_text("An operator paused it at")
+        expect(banner).to_contain_text(f": {why}. Until ")
+        expect(page).to_have_title("Paused, 295 wait \u2013 Gateway Queue")
+        events = page.get_by_role("region", name="What happened")
+        expect(events).to_contain_text(f"An operator paused everything: {why}")
+        assert page.evaluate("localStorage.length + sessionStorage.length") == 0
+
+    def resumes(page: Page) -> None:
+        banner = page.get_by_role("region", name="What is in the way")
+        banner.get_by_role("button", name="Resume").click()
+        headline(page, re.compile("Everyone is in by"))
+        expect(banner).to_be_hidden()
+
+    async with launch(300, GATEWAY_QUEUE_INTERVAL=LONG, GATEWAY_QUEUE_OPERATOR_KEY=KEY) as server:
+        parts: list[Part] = [asks, has_no_key, has_the_key, is_paused, is_accessible]
+        parts += [picture("paused"), resumes]
+        await in_browser(f"{server.url}/dashboard", *parts, quiet=False)
+        assert KEY not in "\n".join(server.lines)
+
+
+async def test_an_operator_decides_about_a_shard() -> None:
+    def goes_first(page: Page) -> None:
+        page.get_by_label("Find a shard").fill("290")
+        page.keyboard.press("Enter")
+        details = page.get_by_role("region", name="Shard 290")
+        expect(details).to_contain_text("Position")
+        details.get_by_role("button", name="Let it go first").click()
+        page.get_by_label("Operator key").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(details.locator("dd").nth(1)).to_have_text("1")
+        is_accessible(page)
+        details.get_by_role("button", name="Give it its old place").click()
+        expect(details.locator("dd").nth(1)).not_to_have_text("1")
+
+    def is_dropped(page: Page) -> None:
+        page.get_by_role("button", name="Drop its seat").click()
+        dialog = page.get_by_role("dialog", name="Drop shard 290?")
+        is_accessible(page)
+        dialog.get_by_role("button", name="Drop its seat").click()
+        details = page.get_by_role("region", name="Shard 290")
+        expect(details).to_contain_text("has not asked")
+        expect(details.get_by_role("button")).to_have_count(0)
+        expect(page.get_by_role("region", name="What happened")).to_contain_text(
+            "An operator dropped shard 290"
+        )
+
+    async with launch(300, GATEWAY_QUEUE_INTERVAL=LONG, GATEWAY_QUEUE_OPERATOR_KEY=KEY) as server:
+        await in_browser(f"{server.url}/dashboard", goes_first, is_dropped, quiet=False)
+
+
+async def test_an_operator_forgives_a_crash_loop() -> None:
+    def forgives(page: Page) -> None:
+        headline(page, "Everyone else is in")
+        page.get_by_role("region", name="Crash loops").get_by_role("button").click()
+        details = page.get_by_role("region", name="Shard 3")
+        details.get_by_role("button", name="Forgive its crash loop").click()
+        page.get_by_label("Operator key").fill(KEY)
+        page.keyboard.press("Enter")
+        headline(page, "Everyone is in")
+
+    settings = {"GATEWAY_QUEUE_CRASH_LOOP": "1/600", "GATEWAY_QUEUE_INTERVAL": 0.1}
+    async with running_server(**settings, GATEWAY_QUEUE_OPERATOR_KEY=KEY) as server:
+        for _ in range(2):
+            await grant_of(server, 3)
+        async with waiting(server, 3):
+            await in_browser(f"{server.url}/dashboard", forgives, quiet=False)
+
+
+async def test_an_operator_slows_down_and_has_the_limits_read() -> None:
+    def slows_down(page: Page) -> None:
+        page.get_by_role("button", name="Pace").click()
+        dialog = page.get_by_role("dialog", name="Slow down")
+        dialog.get_by_label("Seconds").fill("59")  # faster than configured
+        dialog.get_by_role("button", name="Slow down").click()
+        expect(dialog).to_be_visible()
+        is_accessible(page)
+        dialog.get_by_label("Seconds").fill("90")
+        dialog.get_by_role("button", name="Slow down").click()
+        page.get_by_label("Operator key").fill(KEY)
+        page.keyboard.press("Enter")
+        pace = page.get_by_role("region", name="Pace")
+        expect(pace).to_contain_text("one shard every 90 s in each instead of 60 s, until")
+
+    def goes_back(page: Page) -> None:
+        page.get_by_role("button", name="Pace").click()
+        page.get_by_role("button", name="As configured").click()
+        pace = page.get_by_role("region", name="Pace")
+        expect(pace).to_contain_text("one shard every 60 s in each")
+        expect(pace).not_to_contain_text("instead of")
+
+    def reads(page: Page) -> None:
+        page.get_by_role("button", name="Read limits").click()
+        starts = page.get_by_role("region", name="Session starts")
+        expect(starts).to_contain_text("Discord is being asked.")
+        page.get_by_role("button", name="Read limits").click()
+        expect(starts).to_contain_text("Not done: the limits were read on demand just now")
+
+    async with launch(300, GATEWAY_QUEUE_INTERVAL=LONG, GATEWAY_QUEUE_OPERATOR_KEY=KEY) as server:
+        parts = (slows_down, goes_back, reads)
+        await in_browser(f"{server.url}/dashboard", *parts, quiet=False)
+
+
+async def test_without_an_operator_key_there_are_no_buttons_for_it() -> None:
+    def has_none(page: Page) -> None:
+        headline(page, re.compile("Everyone is in by"))
+        page.get_by_label("Find a shard").fill("3")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("region", name="Shard 3")).to_contain_text("Position")
+        names = [button.inner_text() for button in page.get_by_role("button").all()]
+        assert names == ["Plan", "Show"]
+
+    async with running_server(GATEWAY_QUEUE_INTERVAL=LONG) as server, waiting(server, 3):
+        await in_browser(f"{server.url}/dashboard", has_none)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_launch_is_planned(scheme: str) -> None:
+    def is_planned(page: Page) -> None:
+        headline(page, re.compile("Everyone is in by"))
+        page.get_by_role("button", name="Plan").click()
+        dialog = page.get_by_role("dialog", name="Plan a launch")
+        answer = dialog.get_by_role("status")
+        expect(dialog.get_by_label("Shards to start")).to_have_value("300")
+        expect(answer).to_contain_text("300 shards in 16 buckets take 18 min 0 s.")
+        expect(answer).to_contain_text("295 wait before them.")
+        is_accessible(page)
+        dialog.get_by_label("Shards to start").fill("2600")
+        expect(answer).to_contain_text("The session starts do not suffice")
+        dialog.get_by_label("Shards to start").fill("")
+        expect(answer).to_contain_text("How many shards")
+        dialog.get_by_role("button", name="Close").click()
+        expect(dialog).to_be_hidden()
+
+    async with launch(300, GATEWAY_QUEUE_INTERVAL=LONG) as server:
+        await in_browser(f"{server.url}/dashboard", is_planned, color_scheme=scheme)
+
+
 # Trouble
 
 
@@ -418,6 +592,12 @@ async def test_the_keyboard_is_enough() -> None:
     def walks(page: Page) -> None:
         headline(page, re.compile("Everyone is in by"))
         focused = page.locator(":focus")
+        page.keyboard.press("Tab")
+        expect(focused).to_have_id("plan-open")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("dialog", name="Plan a launch")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(focused).to_have_id("plan-open")
         page.keyboard.press("Tab")
         expect(focused).to_have_id("find-number")
         page.keyboard.type("8")

@@ -74,7 +74,10 @@ async def serving(
     journal = journal or journal_in_memory()
     app = create_app()
     app.bots = Bots(api_key=api_key, operator_key=operator_key)
-    bot = Bot(DEFAULT, settings, lambda: journal, app.bots.metrics.of(DEFAULT), get_logger())
+    bot = Bot(
+        *(DEFAULT, settings, lambda: journal, app.bots.metrics.of(DEFAULT), get_logger()),
+        has_operator=operator_key is not None,
+    )
     app.bots.by_name[DEFAULT] = bot
     # A dead-locked test would spin on the mock clock for ever; this ends it at once.
     with trio.fail_after(40 * 24 * 3600), closing(journal):

@@ -7,6 +7,7 @@ picture first, and to whoever missed one; then what has changed.
 
 import json
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -111,11 +112,14 @@ class BotsFeed:
 class Feed:
     """What all viewers of a queue see."""
 
-    def __init__(self, queue: Queue, metrics: BotMetrics) -> None:
+    def __init__(
+        self, queue: Queue, metrics: BotMetrics, can_be_steered: Callable[[], bool]
+    ) -> None:
         self.viewers: set[Viewer] = set()
         self.number = 0  # of the latest picture
         self._queue = queue
         self._metrics = metrics
+        self._can_be_steered = can_be_steered
         self._wanted = trio.Event()
         self._made_at = -TICK
         self._picture = Picture(b"", 0)
@@ -177,7 +181,11 @@ class Feed:
     async def _make_picture(self) -> None:
         picture = await paint(self._queue, self._metrics)
         summary = await summarize(self._queue, self._metrics)
-        summary |= {"beside": picture.beside, "viewers": len(self.viewers)}
+        summary |= {
+            "beside": picture.beside,
+            "operator": self._can_be_steered(),
+            "viewers": len(self.viewers),
+        }
         await trio.lowlevel.checkpoint()
         # From here on in one step, so that what is new is new to all.
         samples, last = self._take_samples(), self._metrics.happenings.number

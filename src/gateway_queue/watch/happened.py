@@ -10,13 +10,21 @@ from gateway_queue.queue.events import (
     AskedTwice,
     BucketsChanged,
     CrashLooping,
+    Dropped,
     Event,
+    Forgiven,
+    IntervalChanged,
     InvalidSession,
     JournalFailed,
     JournalLost,
     JournalRecovered,
     LimitsRead,
+    Paused,
+    PutFirst,
+    ReadingOrdered,
+    Resumed,
     ShardMissing,
+    TakenBack,
     UsageRose,
 )
 from gateway_queue.queue.rules.allowance import Usage
@@ -28,12 +36,20 @@ NEWS = (
     AskedTwice
     | BucketsChanged
     | CrashLooping
+    | Dropped
+    | Forgiven
+    | IntervalChanged
     | InvalidSession
     | JournalFailed
     | JournalLost
     | JournalRecovered
     | LimitsRead
+    | Paused
+    | PutFirst
+    | ReadingOrdered
+    | Resumed
     | ShardMissing
+    | TakenBack
     | UsageRose
 )
 
@@ -94,4 +110,28 @@ def in_words(event: Event) -> tuple[Level, str]:  # noqa: C901, PLR0911 - one br
             return "error", f"The journal is lost, restart the server: {error}"
         case JournalRecovered():
             return "info", "Grants can be recorded again"
+    return _order_in_words(event)
+
+
+def _order_in_words(event: Event) -> tuple[Level, str]:  # noqa: PLR0911
+    """The same for what an operator did."""
+    match event:
+        case Paused(reason):
+            return "warning", f"An operator paused everything{reason and ': '}{reason}"
+        case Resumed(by_itself):
+            return "info", "The pause is over" if by_itself else "An operator ended the pause"
+        case IntervalChanged(interval, configured) if interval == configured:
+            return "info", f"The interval is the configured one again, {configured:g} s"
+        case IntervalChanged(interval, configured):
+            return "warning", f"An operator slowed it down: {interval:g} s, not {configured:g} s"
+        case PutFirst(shard, bucket):
+            return "info", f"An operator let shard {shard} go first (bucket {bucket})"
+        case TakenBack(shard, bucket):
+            return "info", f"An operator gave shard {shard} its old place (bucket {bucket})"
+        case Dropped(shard):
+            return "warning", f"An operator dropped shard {shard}"
+        case Forgiven(shard, level):
+            return "info", f"An operator forgave shard {shard} its crash loop (level {level})"
+        case ReadingOrdered():
+            return "info", "An operator had Discord asked for the limits"
     raise ValueError(event)

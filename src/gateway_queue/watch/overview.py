@@ -10,7 +10,7 @@ from gateway_queue import __version__
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.standing import all_in_in, others_in_in
 from gateway_queue.watch.picture import BUCKETS_SLICE, longest, slices
-from gateway_queue.watch.status import limits_of
+from gateway_queue.watch.status import limits_of, paused
 
 
 class Bot(Protocol):
@@ -65,6 +65,7 @@ async def _bot(name: str, bot: Bot) -> dict[str, Any]:
         "name": name,
         "ready": bot.why_not_ready() is None,
         "obstacle": "ending" if queue.ending else starts.obstacle(now),
+        "paused": paused(queue, now),
         "waiting": waiting,
         "waiting_slowed": sum(bucket.line.aside for bucket in queue.buckets),
         "away": sum(bucket.line.away for bucket in queue.buckets),

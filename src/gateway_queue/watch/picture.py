@@ -14,7 +14,14 @@ from gateway_queue import __version__
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.standing import all_in_in, others_in_in
 from gateway_queue.watch.metrics import BotMetrics
-from gateway_queue.watch.status import NEWS, invalid_sessions, limits_of, slowed_down
+from gateway_queue.watch.status import (
+    NEWS,
+    invalid_sessions,
+    limits_of,
+    pace,
+    paused,
+    slowed_down,
+)
 
 T = TypeVar("T")
 
@@ -117,10 +124,11 @@ async def summarize(queue: Queue, metrics: BotMetrics) -> dict[str, Any]:
         "version": __version__,
         "uptime": round(now - queue.started_at, 1),
         "obstacle": "ending" if queue.ending else starts.obstacle(now),
+        "paused": paused(queue, now),
         "limits": limits_of(queue, now),
         "back_in": round(starts.back_in(now), 1) if starts.allowance.known else None,
         "pace": {
-            "interval": interval,
+            **pace(queue, now),
             "granted": sum(1 for _ in starts.last_day.since(now - MINUTE)),
             "possible": round(len(queue.buckets) * MINUTE / interval, 1),
         },

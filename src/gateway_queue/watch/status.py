@@ -80,6 +80,7 @@ class Status:
             "bucket": queue.bucket_of(shard).index,
             "state": "waiting" if here else "away" if place else "granted",
             "requests": len(place.requests) if place else 0,
+            "first": place is not None and place.is_first,
             "seat": seat,
             "waited": _rounded(now - place.seats[0].since) if place else None,
             "away_for": _rounded(now - place.left_at) if place and not here else None,
