@@ -165,6 +165,23 @@ async def test_what_happens_is_told_once_in_plain_words() -> None:
     assert whole["events"][0]["ago"] == pytest.approx(3, abs=1.1)
 
 
+@pytest.mark.parametrize("operator_key", [None, KEY])
+async def test_what_an_operator_orders_is_told(operator_key: str | None) -> None:
+    async with watched(operator_key=operator_key) as client:
+        bot = client.app.bots.by_name["default"]
+        bot.operator.pause("deployment", 60)
+        viewer = await look(client)
+        bot.operator.resume()
+        await trio.sleep(1)
+    (_, whole), (_, change) = seen(viewer)[:2]
+    assert whole["summary"]["operator"] == (operator_key is not None)
+    assert whole["summary"]["obstacle"] == "paused"
+    assert whole["summary"]["paused"]["reason"] == "deployment"
+    assert whole["events"][0]["text"] == "An operator paused everything: deployment"
+    assert change["summary"]["paused"] is None
+    assert change["events"][0]["text"] == "An operator ended the pause"
+
+
 async def test_the_history_goes_back_an_hour_whether_somebody_looks_or_not() -> None:
     async with watched(interval=60) as client:
         for shard in range(3):
