@@ -219,7 +219,6 @@ def pace(queue: Queue, now: float) -> dict[str, Any]:
         "interval": queue.spacing.interval,
         "configured": queue.configured.interval,
         "ends_in": _ends_in(slower.until, now) if slower else None,
-        "survives_restart": slower.survives_restart if slower else True,
     }
 
 

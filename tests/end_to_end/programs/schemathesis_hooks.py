@@ -12,10 +12,12 @@ def filter_case(context: HookContext, case: Case[Any]) -> bool:  # noqa: ARG001 
     """Whether the description is true of this case.
 
     Without a shard nobody may ask to ``wait``, or confirm the turn. An interval below 5 may be
-    planned with or not, by what the server's own is. A probe is to be held, or has an id; what
-    else it has is ignored.
+    planned with or not, by what the server's own is, and so may an interval be ordered. A probe
+    is to be held, or has an id; what else it has is ignored.
     """
     query = case.query or {}
+    if case.path == "/operator/interval" and isinstance(case.body, dict):
+        return not 0 < _number(case.body.get("seconds")) < 5
     if case.path == "/plan":
         return not 0 < _number(query.get("interval")) < 5
     if case.path == "/probe":
