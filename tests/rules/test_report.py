@@ -191,8 +191,23 @@ def test_a_server_that_is_ending() -> None:
     assert "State ending" in printed(document(obstacle="ending"))
 
 
+@pytest.mark.parametrize(
+    ("pause", "words"),
+    [
+        ({"reason": None, "began_ago": 65.2, "ends_in": None}, "1m 5s ago, until somebody resumes"),
+        (
+            {"reason": "a launch\x1b", "began_ago": 2.0, "ends_in": 1790.0},
+            "2.0s ago, for 29m 50s: a launch?",
+        ),
+    ],
+)
+def test_a_pause_of_an_operator(pause: dict[str, Any], words: str) -> None:
+    shown = printed(document(obstacle="paused", paused=pause | {"survives_restart": True}))
+    assert f"State paused by an operator {words}" in shown
+
+
 def test_a_newer_server_may_have_obstacles_of_its_own() -> None:
-    words = printed(document(obstacle="paused", paused_by="somebody"))
+    words = printed(document(obstacle="a new one"))
 
     assert "State grants nothing, for a reason that this version does not know" in words
 

@@ -15,6 +15,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[0-9a-z-]{1,63}$")]
 
 # What stands in the way of a bot, in a word or two.
 OBSTACLES = {
+    "paused": "paused",
     "limits_unknown": "limits unknown",
     "reserve": "reserve reached",
     "journal": "journal not writable",

@@ -326,7 +326,8 @@ def _obstacle(obstacle: str | None, limits: Limits, why_not_ready: str | None) -
             text = f"The journal cannot be written: {why_not_ready or 'its log says why'}"
             advice = "Look at its disk and its folder"
         case "paused":
-            text, advice = "An operator has paused it", "Resume it with `gateway-queue resume`"
+            text = "An operator has paused it"
+            advice = "`gateway-queue status` says since when and why. Resume it at /dashboard"
         case "ending":
             text, advice = "It is ending", "Clients ask again by themselves, and the next answers"
         case _:

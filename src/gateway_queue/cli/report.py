@@ -96,6 +96,13 @@ class AllSlowedDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    reason: str | None
+    began_ago: FiniteFloat
+    ends_in: FiniteFloat | None
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The body of ``/status``, as far as it is shown. Lengths are in seconds."""
 
@@ -114,6 +121,7 @@ class Status:
     buckets: list[Bucket]
     slowed_down: AllSlowedDown
     open_files_limit: int | None = None  # earlier versions do not say
+    paused: Pause | None = None
 
 
 def parse(body: bytes) -> Status:
@@ -178,6 +186,8 @@ def _state(status: Status) -> Text:
             return Text("granting", "green")
         case None:
             return Text("ready", "green")
+        case "paused":
+            return Text(_paused(status.paused), "yellow")
         case "limits_unknown":
             words = (
                 "grants nothing: Discord has not yet told how many session starts are left;"
@@ -199,6 +209,14 @@ def _state(status: Status) -> Text:
         case _:
             words = "grants nothing, for a reason that this version does not know"
     return Text(words, "red")
+
+
+def _paused(pause: Pause | None) -> str:
+    if pause is None:
+        return "paused by an operator"
+    reason = f": {printable(pause.reason)}" if pause.reason else ""
+    until = "until somebody resumes" if pause.ends_in is None else f"for {length(pause.ends_in)}"
+    return f"paused by an operator {length(pause.began_ago)} ago, {until}{reason}"
 
 
 def _all_in(status: Status) -> Text:
