@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import sys
 
@@ -226,6 +227,40 @@ async def test_a_host_that_cannot_be_one_is_refused() -> None:
 
     assert code in {1, 2}
     assert "my queue" in words
+
+
+# Live
+
+
+async def test_it_goes_on_until_ctrl_c_with_a_line_for_each_change() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=2, GATEWAY_QUEUE_API_KEY=KEY) as server,
+        running(
+            *(*SERVER, "status", "--watch", "--url", server.url), GATEWAY_QUEUE_API_KEY=KEY
+        ) as program,
+    ):
+        await program.until(lambda: program.lines == ["Nobody waits; 0 of 0 are in"], "a line")
+        async with running(
+            *(*SERVER, "wait", "--shard", "3", "--url", server.url), GATEWAY_QUEUE_API_KEY=KEY
+        ) as bot:
+            assert await bot.ended() == 0
+        await program.until(lambda: program.lines[-1].endswith("; 1 of 4 are in"), "its grant")
+        program.process.send_signal(signal.SIGINT)
+        assert await program.ended() == 0
+
+    assert len(set(program.lines)) == len(program.lines)
+
+
+async def test_it_ends_with_the_server() -> None:
+    async with (
+        running_server() as server,
+        running(*SERVER, "status", "--watch", "--url", server.url) as program,
+    ):
+        await program.said_something()
+        assert await server.stop() == 0
+        assert await program.ended() == 1
+
+    assert f"the feed of {server.url} is over: " in program.lines[-1]
 
 
 # The API key

@@ -4,7 +4,8 @@
 ``doctor.py``  tells what stands between a bot and its turn: ``examination.py`` asks,
               ``diagnosis.py`` words it
 ``plan.py``    tells how long a launch takes, as ``plan_report.py`` words it
-``status.py``  shows what a server is doing, as ``report.py`` words it
+``status.py``  shows what a server is doing, as ``report.py`` words it, and ``watch_report.py``
+              with ``--watch``
 ``wait.py``    waits for a shard's turn
 ``page.py``    fetches what a server says
 ``common.py``  what they share

@@ -1,7 +1,12 @@
 """``gateway-queue status``."""
 
+from contextlib import nullcontext
+
 import click
+import httpx
+import trio
 from rich.console import Console, RenderableType
+from rich.live import Live
 
 from gateway_queue.cli import bots_report, report
 from gateway_queue.cli.common import (
@@ -9,19 +14,26 @@ from gateway_queue.cli.common import (
     Flags,
     address_of,
     api_key,
+    can_move,
     fail,
     settings_of,
+    told_to_end,
     url_option,
 )
 from gateway_queue.cli.page import NoServerError, fetch, of_bot
+from gateway_queue.cli.watch_report import Watched, data_of
+
+# The feed tells something each second.
+SILENT_SECONDS = 10.0
 
 
 @click.command()
 @url_option
 @click.option("--bot", metavar="NAME", help="One of several bots.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print the server's JSON as it came.")
+@click.option("--watch", is_flag=True, help="Show how many are in, each second, until Ctrl-C.")
 @click.pass_obj
-def status(flags: Flags, *, url: str | None, bot: str | None, as_json: bool) -> None:
+def status(flags: Flags, *, url: str | None, bot: str | None, as_json: bool, watch: bool) -> None:
     """Show what a running server is doing.
 
     Asks the server's /status: its session starts, who waits in which bucket, who is next
@@ -30,6 +42,8 @@ def status(flags: Flags, *, url: str | None, bot: str | None, as_json: bool) -> 
 
     A server with an API key wants it here too: in the environment as
     GATEWAY_QUEUE_API_KEY, or in the file of that name in /run/secrets.
+
+    With --watch it goes on, each second, until Ctrl-C; in a pipe with a line for each change.
 
     The exit code is 0 if the server answered, 1 if not, and 2 if an option or a setting is
     wrong.
@@ -42,10 +56,59 @@ def status(flags: Flags, *, url: str | None, bot: str | None, as_json: bool) -> 
         body, shown = fetch(address, "/status", _shown, api_key(settings), trust_env=trust_env)
     except NoServerError as error:
         fail(error, 1, WHERE)
+    if watch:
+        if bots_report.is_of_several(body):
+            fail("there are several bots: --watch is about one of them, by --bot NAME", 2)
+        if why := trio.run(_watch, address, api_key(settings), trust_env):
+            fail(f"the feed of {address} is over: {why}", 1)
+        return
     if as_json:
         click.echo(body)
         return
     Console(highlight=False).print(shown)
+
+
+async def _watch(address: str, key: str | None, trust_env: bool) -> str | None:  # noqa: FBT001
+    """Show what the feed tells, until a signal; why it ended, where it did so by itself."""
+    why = None
+    async with trio.open_nursery() as nursery:
+
+        async def be_told() -> None:
+            await told_to_end()
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(be_told)
+        try:
+            await _follow(f"{address}/dashboard/feed", key, trust_env=trust_env)
+            why = "the server ended it"
+        except (httpx.HTTPError, ValueError) as error:
+            why = str(error) or type(error).__name__
+        nursery.cancel_scope.cancel()
+    return why
+
+
+async def _follow(url: str, key: str | None, *, trust_env: bool) -> None:
+    console = Console(highlight=False)
+    live = Live(console=console, auto_refresh=False) if can_move(console) else None
+    watched, shown, event = Watched(), "", list[str]()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with (
+        httpx.AsyncClient(headers=headers, timeout=SILENT_SECONDS, trust_env=trust_env) as client,
+        client.stream("GET", url) as response,
+    ):
+        response.raise_for_status()
+        with live or nullcontext():
+            async for line in response.aiter_lines():
+                if line:
+                    event.append(line)
+                    continue
+                watched.take(data_of(event))
+                event.clear()
+                if live is not None:
+                    live.update(watched, refresh=True)
+                elif watched.line != shown:
+                    shown = watched.line
+                    click.echo(shown)
 
 
 def _shown(body: bytes, address: str) -> RenderableType:
