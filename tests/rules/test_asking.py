@@ -18,6 +18,7 @@ from gateway_queue.http.asking import (
     Problem,
     ask_of,
     confirmation_of,
+    has_body,
     launch_of,
     path_of,
     probe_of,
@@ -45,6 +46,11 @@ def understood(parse: Callable[..., T], *about: object) -> T | Problem:
         return parse(*about)
     except Problem as problem:
         return problem
+
+
+@given(target=st.binary(max_size=50) | st.just(b"/bots/x/operator/pause"))
+def test_only_an_operator_has_something_to_say(target: bytes) -> None:
+    assert not has_body(target) or b"operator" in target
 
 
 @given(path=PATHS, query=QUERIES)

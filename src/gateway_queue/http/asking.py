@@ -106,7 +106,7 @@ def bot_of(path: str) -> tuple[str | None, str]:
 
     A name that is left out is the empty one, which no bot has.
     """
-    _, first, name, below, *_ = (*path.split("/", 3), "", "")
+    _, first, name, below, *_ = (*path.split("/", 3), "", "", "")
     if first != "bots":
         return None, path
     return name, f"/{below}" if name or below else path
