@@ -64,6 +64,7 @@ async def test_who_leaves_is_seen_through_tls(tmp_path: Path) -> None:
             await client.send("GET /probe?hold=0.1&id=5f0c9a1e HTTP/1.1", "Host: queue")
             assert (await client.answer(has_body=False)).status == 204
             await client.send(f"GET {PROBE} HTTP/1.1", "Host: queue")
+            await server.logged("probe_held", hold=600)
         await server.logged("probe_ended", left=False)
         await server.logged("probe_ended", left=True)
 
