@@ -27,7 +27,7 @@ def _heed_sigterm() -> None:
     The first process of a container gets no signal for which it has no handler. A server that
     serves nobody yet ends well; whoever waits for a command is not to take its end for success.
     """
-    serves = COMMANDS.isdisjoint(sys.argv[1:])
+    serves = COMMANDS.keys().isdisjoint(sys.argv[1:])
     code = 0 if serves else 128 + signal.SIGTERM
     if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # not if it is to be ignored
         signal.signal(signal.SIGTERM, lambda *_: os._exit(code))

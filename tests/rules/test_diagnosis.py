@@ -223,7 +223,7 @@ FAILURE = {"error": "ConnectError: no route\x1b", "age": 12.0}
             "journal cannot be written: disk I/O error",
             "disk",
         ),
-        (of({"obstacle": "paused"}), "bad", "An operator has paused it", "Resume it at /dashboard"),
+        (of({"obstacle": "paused"}), "bad", "An operator has paused it", "gateway-queue resume"),
         (of({"obstacle": "ending"}), "bad", "It is ending", "the next answers"),
         (of({"obstacle": "new\x1b"}), "bad", "does not know: new?", "Update"),
         (of({"ready": False}, why_not_ready="it failed"), "bad", "not ready: it failed", "log"),

@@ -327,7 +327,9 @@ def _obstacle(obstacle: str | None, limits: Limits, why_not_ready: str | None) -
             advice = "Look at its disk and its folder"
         case "paused":
             text = "An operator has paused it"
-            advice = "`gateway-queue status` says since when and why. Resume it at /dashboard"
+            advice = (
+                "`gateway-queue status` says since when and why; `gateway-queue resume` ends it"
+            )
         case "ending":
             text, advice = "It is ending", "Clients ask again by themselves, and the next answers"
         case _:

@@ -32,7 +32,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"gateway_queue.cli.{cmd_name}")
+        module = import_module(f"gateway_queue.cli.{COMMANDS[cmd_name]}")
         return cast("click.Command", getattr(module, cmd_name))
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import click
@@ -62,6 +62,30 @@ def fetch(
     except httpx.ConnectError as error:
         raise NoServerError(f"no server answers at {address}: {without_number(error)}") from None
     except (httpx.RequestError, ValueError) as error:
+        fail(f"{_foreign(address)}: {error}", 1, WHERE)
+
+
+def send(
+    address: str, method: str, target: str, key: str, body: object, *, trust_env: bool
+) -> dict[str, Any]:
+    """Send an operator's order: the JSON that the server answers, empty where it needs no word.
+
+    Raises NoServerError, and ends the command where anything else is wrong.
+    """
+    try:
+        asking = _client(key, trust_env=trust_env)
+        with asking as client, client.stream(method, f"{address}{target}", json=body) as response:
+            if response.status_code in {202, 204}:
+                return {}
+            if response.status_code != 200:
+                detail = _detail(response) or _outcome(response)
+                fail(f"the server at {address} says: {detail}", 1)
+            return validated(dict[str, Any], _read(response))
+    except httpx.TimeoutException:
+        fail(f"no answer from {address} within {ANSWER_SECONDS:g} s", 1, WHERE)
+    except httpx.ConnectError as error:
+        raise NoServerError(f"no server answers at {address}: {without_number(error)}") from None
+    except (httpx.RequestError, httpx.InvalidURL, ValueError) as error:
         fail(f"{_foreign(address)}: {error}", 1, WHERE)
 
 
