@@ -139,6 +139,27 @@ async def test_all_shards_get_ready_in_turn(folder: Path, program: str) -> None:
     assert [line for line in lines if "queue" in line or "confirm" in line] == []
 
 
+@pytest.mark.parametrize("program", [DISCORD_JS, WS])
+async def test_it_is_one_of_several_bots(folder: Path, tmp_path: Path, program: str) -> None:
+    async with hasty_discord() as discord:
+        (tmp_path / "music").write_text(discord.token)
+        (tmp_path / "other").write_text("MQ.of.another")  # Discord refuses it
+        async with (
+            running_server(
+                GATEWAY_QUEUE_BOTS=tmp_path,
+                GATEWAY_QUEUE_DISCORD_API=discord.api,
+                GATEWAY_QUEUE_INTERVAL=INTERVAL,
+            ) as queue,
+            bot(folder / program, discord, f"{queue.url}/bots/music"),
+        ):
+            with trio.fail_after(PATIENCE):
+                await discord.wait_ready(SHARDS)
+            turns = await granted(queue)
+
+    assert turns == SHARDS
+    assert discord.violations == []
+
+
 @pytest.mark.parametrize("program", [DISCORD_JS, WS, WS_WORKERS])
 async def test_a_turn_is_confirmed_when_the_identify_is_sent(folder: Path, program: str) -> None:
     async with (
