@@ -22,6 +22,7 @@ from gateway_queue.queue.rules.allowance import (
     SessionStartLimit,
 )
 from gateway_queue.queue.rules.line import Line, Move
+from gateway_queue.queue.rules.orders import Orders, Pause, Slower
 from gateway_queue.queue.rules.pace import Layout, Pace, Spacing, late
 from gateway_queue.queue.starts import CONFIRMABLE
 
@@ -48,13 +49,14 @@ class Grant:
     number: int
     at: float
     era: int
+    spacing: Spacing  # that was in force
     was_before_restart: bool = False
     received_at: float | None = None  # when the client had the answer at the latest
-    confirmed_at: list[float] = field(default_factory=list)
+    confirmed: list[tuple[float, float]] = field(default_factory=list)  # when; seconds after it
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Clients come and leave; the server is slow, is resized, restarted, and reads limits."""
+    """Clients come and leave; the server is slow, is resized, restarted, steered, reads limits."""
 
     @initialize(
         now=st.floats(0, 1e6) | st.floats(1e9, 2e9),
@@ -78,6 +80,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.stall = 0.0
         self.era = 0
         self.numbers = count(1)
+        self.first_numbers = count(0, -1)
         self.grants: list[Grant] = []
         self.open(layout)
 
@@ -86,6 +89,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.era += 1
         self.here: list[Client] = []
         self.in_hand: list[tuple[float, Grant]] = []
+        self.orders = Orders()
         opens_at = late(self.now + self.spacing.interval)
         self.paces = [Pace(self.spacing, opens_at) for _ in range(layout.buckets)]
         self.lines = self.new_lines()
@@ -123,14 +127,79 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(data=st.data())
     def confirm(self, data: st.DataObject) -> None:
         grant = data.draw(st.sampled_from(self.confirmable()))
-        grant.confirmed_at.append(self.now)
-        self.paces[self.layout.bucket_of(grant.client.shard)].confirm(grant.number, self.now)
+        bucket = self.layout.bucket_of(grant.client.shard)
+        is_latest = grant is self.latest_of(bucket)
+        seconds = (grant.spacing if is_latest else self.spacing).confirmed
+        grant.confirmed.append((self.now, seconds))
+        self.paces[bucket].confirm(grant.number, self.now)
+
+    def latest_of(self, bucket: int) -> Grant | None:
+        """The latest grant of this bucket, unless that was in another era."""
+        return next(
+            (
+                grant
+                for grant in reversed(self.grants)
+                if grant.era == self.era and self.layout.bucket_of(grant.client.shard) == bucket
+            ),
+            None,
+        )
 
     def confirmable(self) -> list[Grant]:
         """The latest grant of each shard."""
         latest = {grant.client.shard: grant for grant in self.grants}
         latest.pop(None, None)
         return [grant for grant in latest.values() if grant.at > self.now - CONFIRMABLE]
+
+    # What an operator orders
+
+    @rule(seconds=st.floats(0, 60) | st.just(math.inf))
+    def pause(self, seconds: float) -> None:
+        until = self.now + seconds
+        self.orders.pause = Pause(self.now, until, reason="", survives_restart=False)
+
+    @rule()
+    def resume(self) -> None:
+        self.orders.pause = None
+
+    @rule(times=st.floats(1, 4), seconds=st.floats(0, 60) | st.just(math.inf))
+    def slow_down(self, times: float, seconds: float) -> None:
+        interval, until = self.spacing.interval * times, self.now + seconds
+        self.orders.slower = Slower(self.now, until, interval, survives_restart=False)
+        self.follow_orders()
+
+    @rule()
+    def speed_up(self) -> None:
+        self.orders.slower = None
+        self.follow_orders()
+
+    def end_orders(self) -> None:
+        assert self.orders.end(self.now)
+        self.follow_orders()
+
+    def follow_orders(self) -> None:
+        for pace in self.paces:
+            pace.spacing = self.orders.spacing(self.spacing)
+
+    @rule(shard=shards.filter(lambda shard: shard is not None))
+    def put_first_or_take_back(self, shard: int) -> None:
+        line = self.lines[self.layout.bucket_of(shard)]
+        place = line.of(shard)
+        if place is None:
+            return
+        if place.is_first:
+            line.take_back(shard)
+        else:
+            line.put_first(shard, next(self.first_numbers))
+            assert not place.requests or line.position(place.requests[-1]) == 1
+
+    @rule(shard=shards.filter(lambda shard: shard is not None))
+    def drop(self, shard: int) -> None:
+        line = self.lines[self.layout.bucket_of(shard)]
+        if line.of(shard) is not None:
+            for client in line.drop(shard).requests:
+                self.here.remove(client)
+
+    # What happens next
 
     @precondition(lambda self: self.due())
     @rule(seconds=st.floats(0, 1))
@@ -191,11 +260,15 @@ class AnyOrder(RuleBasedStateMachine):
     def due(self) -> list[tuple[float, Callable[[], None]]]:
         hand_overs = [(at, partial(self.hand_over, at, grant)) for at, grant in self.in_hand]
         grants = [
-            (max(pace.ready_at, self.allowance.more_at(self.now)), partial(self.grant, bucket))
+            (max(pace.ready_at, self.may_grant_at()), partial(self.grant, bucket))
             for bucket, (pace, line) in enumerate(zip(self.paces, self.lines, strict=True))
             if line.waiting
         ]
-        return [(at, act) for at, act in [*hand_overs, *grants] if at < math.inf]
+        ends = [(self.orders.next_end_at, partial(self.end_orders))]
+        return [(at, act) for at, act in [*hand_overs, *grants, *ends] if at < math.inf]
+
+    def may_grant_at(self) -> float:
+        return max(self.allowance.more_at(self.now), self.orders.paused_until(self.now))
 
     def grant(self, bucket: int) -> None:
         line, pace = self.lines[bucket], self.paces[bucket]
@@ -204,7 +277,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert client is not None
         self.assert_may_identify(client, bucket)
         line.grant(client)
-        grant = Grant(client, len(self.grants), self.now, self.era)
+        grant = Grant(client, len(self.grants), self.now, self.era, pace.spacing)
         pace.grant(grant.number, self.now, confirm=client.confirms)
         self.allowance.spend(self.now)
         self.here.remove(client)
@@ -222,6 +295,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def assert_may_identify(self, client: Client, bucket: int) -> None:
         assert client in self.here
+        assert self.orders.pause is None or self.orders.pause.until <= self.now
         for earlier in self.grants:
             same_bucket = (
                 self.share_key(earlier.client, client)
@@ -230,23 +304,25 @@ class AnyOrder(RuleBasedStateMachine):
             if same_bucket or earlier.era < self.era:
                 self.assert_is_long_enough_ago(earlier)
             if same_bucket and not earlier.was_before_restart:
-                for confirmed_at in earlier.confirmed_at:
-                    assert self.since(confirmed_at) >= self.spacing.confirmed
+                for at, seconds in earlier.confirmed:
+                    assert self.since(at) >= seconds
         if not self.with_token:
             day = [grant for grant in self.grants if self.since(grant.at) <= DAY]
             assert len(day) < self.total - RESERVE
 
     def assert_is_long_enough_ago(self, earlier: Grant) -> None:
+        spacing = self.spacing if earlier.was_before_restart else earlier.spacing
         if earlier.was_before_restart or not earlier.client.confirms:
-            assert self.since(earlier.at) >= self.spacing.interval
-        received_at = [at for at in (earlier.received_at, *earlier.confirmed_at) if at is not None]
+            assert self.since(earlier.at) >= spacing.interval
+        confirmed_at = [at for at, _ in earlier.confirmed]
+        received_at = [at for at in (earlier.received_at, *confirmed_at) if at is not None]
         assert received_at, "its answer is still in hand"
-        if earlier.confirmed_at:
-            seconds = min(self.spacing.interval, self.spacing.confirmed)
+        if earlier.confirmed:
+            seconds = min(spacing.interval, spacing.confirmed)
         elif earlier.was_before_restart:
-            seconds = self.spacing.interval
+            seconds = spacing.interval
         else:
-            seconds = self.spacing.after_grant(confirm=earlier.client.confirms)
+            seconds = spacing.after_grant(confirm=earlier.client.confirms)
         assert self.since(min(received_at)) >= seconds
 
     def since(self, at: float) -> Fraction:
@@ -262,7 +338,10 @@ class AnyOrder(RuleBasedStateMachine):
         if not hasattr(self, "lines"):
             return
         waiting = [(client, self.line_of(client).position(client)) for client in self.here]
-        hold = self.spacing.hold
+        self.orders.pause = None
+        spacings = [pace.spacing for pace in self.paces]
+        spacings += [grant.spacing for _, grant in self.in_hand]
+        hold = max(spacing.hold for spacing in spacings)
         opens_at = max(
             self.now,
             *(pace.opens_at for pace in self.paces),

@@ -83,7 +83,10 @@ def pause(
 @bot_option
 @click.pass_obj
 def resume(flags: Flags, *, url: str | None, bot: str | None) -> None:
-    """End a pause: each bucket goes on when it would have opened anyway."""
+    """End a pause.
+
+    Each bucket goes on when it would have opened anyway.
+    """
     _order(flags, url, bot, "DELETE", "/pause")
     click.echo("Not paused")
 
@@ -97,7 +100,10 @@ def resume(flags: Flags, *, url: str | None, bot: str | None) -> None:
 def slow(
     flags: Flags, *, seconds: float | None, url: str | None, bot: str | None, interval: str
 ) -> None:
-    """Have a longer interval than the configured one, from the next grant of each bucket on."""
+    """Have a longer interval than the configured one.
+
+    It counts from the next grant of each bucket on, and so does `off`, its end.
+    """
     if interval == "off":
         _order(flags, url, bot, "DELETE", "/interval")
         click.echo("The interval is the configured one from the next grant of each bucket on")
