@@ -70,10 +70,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS and PYTHONS[-1])
 def end_to_end(session: nox.Session) -> None:
-    """Real processes and sockets, on the newest Python. They mostly wait, so four at a time."""
+    """Real processes and sockets, on the newest Python. They mostly wait, so six at a time."""
     install(session, ".[server]", *group("test"))
-    four = "--numprocesses=4", "--dist=loadfile", "-m", "not slow and not alone"
-    session.run("pytest", *four, "tests/end_to_end", *session.posargs)
+    six = "--numprocesses=6", "--dist=loadfile", "-m", "not slow and not alone"
+    session.run("pytest", *six, "tests/end_to_end", *session.posargs)
     session.run("pytest", "-m", "alone")
 
 
