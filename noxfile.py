@@ -56,14 +56,14 @@ def workflows(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    install(session, ".[server]", *group("types"))
+    install(session, ".[server,redis]", *group("types"))
     session.run("mypy")
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """All that needs no process of its own: most of it on a clock that jumps."""
-    install(session, ".[server]", *group("test"))
+    install(session, ".[server,redis]", *group("test"))
     auto = "--numprocesses=auto", "-m", "not slow and not alone"
     session.run("pytest", *auto, "--ignore=tests/end_to_end", *session.posargs)
 
@@ -71,7 +71,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS and PYTHONS[-1])
 def end_to_end(session: nox.Session) -> None:
     """Real processes and sockets, on the newest Python. They mostly wait, so six at a time."""
-    install(session, ".[server]", *group("test"))
+    install(session, ".[server,redis]", *group("test"))
     six = "--numprocesses=6", "--dist=loadfile", "-m", "not slow and not alone"
     session.run("pytest", *six, "tests/end_to_end", *session.posargs)
     session.run("pytest", "-m", "alone")
@@ -88,14 +88,14 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """Tests that take minutes, as they wait for as long as bots do."""
-    install(session, ".[server]", *group("test"))
+    install(session, ".[server,redis]", *group("test"))
     session.run("pytest", "-m", "slow", "--override-ini=faulthandler_timeout=900", *session.posargs)
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """Load and faults for some minutes, and the parsing of requests at length."""
-    install(session, ".[server]", *group("test"))
+    install(session, ".[server,redis]", *group("test"))
     session.run("pytest", "--hypothesis-profile=soak", "tests/rules/test_asking.py")
     session.run("python", "bench/soak.py", *session.posargs, env={"PYTHONPATH": "tests"})
 

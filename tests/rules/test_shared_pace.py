@@ -300,6 +300,14 @@ def test_who_missed_the_claim_does_not_know_what_its_giving_back_means(pace: Sha
     assert (pace.version, pace.opens_at) == (9, late(107.0))
 
 
+def test_who_missed_what_came_before_the_claim_does_not_know_it_either(pace: SharedPace) -> None:
+    pace.learn(claimed(8), 100.0)
+    pace.learn(claimed(10), 110.0)
+    pace.learn(News(11, 10, "given_back", 5.5, written=True), 111.5)
+
+    assert (pace.version, pace.opens_at) == (11, late(117.0))
+
+
 def test_a_claim_that_can_no_longer_be_executed_delays_nothing(pace: SharedPace) -> None:
     pace.learn(News(8, 7, "forestalled", 5.5, written=True), 100.0)
 
