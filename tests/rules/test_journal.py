@@ -20,7 +20,7 @@ from journals import BOT, Alone, journal_at, journal_in_memory
 
 from gateway_queue.keeper.lock import JournalHeldError as Held
 from gateway_queue.keeper.sqlite import APPLICATION_ID, SCHEMA_VERSION, Journals
-from gateway_queue.queue.journal import Journal, JournalError, JournalLostError
+from gateway_queue.queue.journal import Journal, JournalError, JournalLostError, Order
 from gateway_queue.queue.rules.allowance import DAY
 
 NOW = 1_800_000_000.0
@@ -102,6 +102,21 @@ class TestRecord:
         with closing(journal_at(path)) as journal:
             assert shards(journal) == [1, 2**32 - 1]
             assert journal.record(3, 0) not in numbers
+
+    def test_a_file_without_orders_gets_room_for_them(self, path: Path) -> None:
+        with closing(journal_at(path)) as journal:
+            journal.record(7, 0)
+        with closing(sqlite3.connect(path)) as database:  # as the version before left it
+            database.executescript(
+                "DROP TABLE orders; DROP TABLE forgiven; PRAGMA user_version = 2;"
+            )
+        with closing(journal_at(path)) as journal:
+            assert shards(journal) == [7]
+            journal.order("pause", Order("upgrade", left=60))
+            journal.forgive(7)
+        with closing(journal_at(path)) as journal:
+            assert journal.orders()["pause"].value == "upgrade"
+            assert [*journal.forgiven()] == [7]
 
     def test_it_survives_kill_9_which_also_frees_the_journal(self, path: Path) -> None:
         victim = f"""

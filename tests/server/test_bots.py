@@ -416,6 +416,35 @@ async def test_a_key_of_a_bot_opens_that_bot_and_the_servers_key_all(
         assert (call.answer and call.answer.status) == status
 
 
+@pytest.mark.parametrize(
+    ("target", "key", "status"),
+    [
+        ("/bots/two/operator/pause", "global", 200),
+        ("/bots/two/operator/pause", "tenant", 200),
+        ("/bots/one/operator/pause", "tenant", 401),
+        ("/bots/one/operator/pause", "global", 200),
+        ("/operator/pause", "tenant", 401),
+    ],
+)
+async def test_an_operator_of_a_bot_steers_that_bot_and_no_other(
+    directory: Directory, target: str, key: str, status: int
+) -> None:
+    directory.put("two", "operator_key = 'tenant'")
+    async with serving(directory, operator_key=SecretStr("global")) as client:
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = await client.ask(target, "PUT", headers).answered()
+        assert answer.status == status
+        paused = [name for name in ("one", "two") if queue(client, name).starts.orders.pause]
+        assert paused == ([target.split("/")[2]] if status == 200 else [])
+
+
+async def test_nobody_steers_a_bot_that_is_not_there(directory: Directory) -> None:
+    async with serving(directory, operator_key=SecretStr("global")) as client:
+        headers = {"Authorization": "Bearer global"}
+        answer = await client.ask("/bots/three/operator/pause", "PUT", headers).answered()
+        assert answer.status == 404
+
+
 @pytest.mark.parametrize("key", ["tenant", "wrong"])
 async def test_who_waited_for_a_bot_needs_its_key(directory: Directory, key: str) -> None:
     async with serving(directory, api_key=SecretStr("global")) as client:
