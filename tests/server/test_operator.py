@@ -151,6 +151,20 @@ class TestRestart:
                 assert (await client.get("/?shard=1")).at == pytest.approx(began_at + 3000, abs=0.1)
         assert {"paused", "interval_changed", "resumed"} <= {line["event"] for line in logs}
 
+    async def test_what_cannot_be_written_down_holds_and_is_not_ended(self, tmp_path: Path) -> None:
+        path = tmp_path / "journal.sqlite"
+        async with serving(operator_key=KEY, journal=journal_at(path)) as client:
+            await ordered(client, "PUT", "/interval", {"seconds": 20})
+            path.unlink()
+            answer = await order(client, "DELETE", "/interval")
+            assert answer.status == 503
+            assert "nothing has changed" in detail(answer)
+            await ordered(client, "PUT", "/pause", {"reason": "the disk"})
+            found = await state(client)
+            assert found["interval"]["current"] == 20
+            assert found["paused"]["reason"] == "the disk"
+            assert not found["paused"]["survives_restart"]
+
     async def test_what_is_over_does_not_come_back(self, tmp_path: Path) -> None:
         path = tmp_path / "journal.sqlite"
         async with serving(operator_key=KEY, journal=journal_at(path)) as client:
