@@ -486,6 +486,17 @@ def crash(client: Client) -> None:
     client.ask("/bots/two/?shard=99")
 
 
+async def test_a_pause_outlives_a_crash_but_not_a_restart(directory: Directory) -> None:
+    async with serving(directory, operator_key=SecretStr("global")) as client:
+        headers = {"Authorization": "Bearer global"}
+        await client.ask("/bots/two/operator/pause", "PUT", headers).answered()
+        crash(client)
+        await trio.sleep(10)
+        paused = (await page(client, "/bots/two/status"))["paused"]
+        assert paused is not None
+        assert not paused["survives_restart"]  # the journal is in memory
+
+
 async def test_a_bot_that_crashes_again_and_again_pauses_longer(directory: Directory) -> None:
     async with serving(directory) as client:
         with capture_logs() as logs:

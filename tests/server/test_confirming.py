@@ -103,19 +103,20 @@ async def test_others_are_let_in(headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "headers", "said"),
     [
-        ("/?shard=1", ("warning", "answer_not_taken")),
-        ("/?shard=nonsense", ("debug", "page_not_taken")),
-        ("/healthz", ("debug", "page_not_taken")),
+        ("/?shard=1", {}, ("warning", "answer_not_taken")),
+        ("/?shard=nonsense", {}, ("debug", "page_not_taken")),
+        ("/healthz", {}, ("debug", "page_not_taken")),
+        ("/", {"Sec-Fetch-Dest": "document"}, ("debug", "page_not_taken")),
     ],
 )
 async def test_an_answer_that_is_not_taken_is_said_and_cuts_the_connection(
-    target: str, said: tuple[str, str]
+    target: str, headers: dict[str, str], said: tuple[str, str]
 ) -> None:
     async with serving(interval=INTERVAL) as client:
         with capture_logs() as logs:
-            call = client.ask(target, slow=10)
+            call = client.ask(target, "GET", headers, slow=10)
             await call.ended.wait()
         assert call.connection.was_cut
     [line] = [line for line in logs if line["event"].endswith("_not_taken")]

@@ -96,7 +96,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
             self.scope["path"] = path
             self.scope["extensions"] = {**(self.scope["extensions"] or {}), BOT: {"name": name}}
             if is_visit(self.scope["method"], path, query, headers):
-                await client.answer(dashboard.lead_to_page(target))
+                await _answer_page(client, dashboard.lead_to_page(target))
                 return
             if is_action(path):
                 refuse_other_sites(headers)
@@ -108,10 +108,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
                 refuse_other_sites(headers)
         except Problem as problem:
             refusal = Answer.of(problem.status, problem.body, PROBLEM, problem.headers)
-            try:
-                await client.answer(refusal)
-            except trio.TooSlowError:
-                log.debug("page_not_taken", peer=client.peer)
+            await _answer_page(client, refusal)
             return
         if ask is None:
             await super().__call__(receive, send)
@@ -230,6 +227,14 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
     async def __call__(self, receive: Any, send: Any) -> None:  # noqa: ARG002
         connection: HypercornConnection = self.scope["state"]["connection"]
         connection.cut()
+
+
+async def _answer_page(client: _Client, answer: Answer) -> None:
+    """Answer, but not for a turn: a client may fail to take that as often as it likes."""
+    try:
+        await client.answer(answer)
+    except trio.TooSlowError:
+        log.debug("page_not_taken", peer=client.peer)
 
 
 class App(QuartTrio):

@@ -79,7 +79,7 @@ class Starts:
             grant = Grant(past.number, now - past.age, past.confirm)
             is_forgiven = past.shard is not None and past.number <= forgiven.get(past.shard, 0)
             self._remember(past.shard, grant, counts=not is_forgiven)
-        self.orders = _restored(orders, now)
+        self.orders = _restored(orders, now, survive_restart=journal.survives_restart)
         self._watch_usage(now)
 
     def read(self, limit: SessionStartLimit, sent_at: float) -> None:
@@ -218,13 +218,13 @@ class Starts:
         self._usage = level
 
 
-def _restored(orders: Mapping[OrderKind, Order], now: float) -> Orders:
-    """The orders that an operator gave before this start."""
+def _restored(orders: Mapping[OrderKind, Order], now: float, *, survive_restart: bool) -> Orders:
+    """The orders that an operator gave before this start, or before this bot crashed."""
     restored = Orders()
     if pause := orders.get("pause"):
         since, until = now - pause.age, now + pause.left
-        restored.pause = Pause(since, until, pause.value, survives_restart=True)
+        restored.pause = Pause(since, until, pause.value, survive_restart)
     if slower := orders.get("slower"):
         since, until, interval = now - slower.age, now + slower.left, float(slower.value)
-        restored.slower = Slower(since, until, interval, survives_restart=True)
+        restored.slower = Slower(since, until, interval, survive_restart)
     return restored
