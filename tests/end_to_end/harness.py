@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ DEFAULTS: dict[str, object] = {
     "GATEWAY_QUEUE_LOG_LEVEL": "debug",
 }
 
+
+FIRST_PORT, PORTS_EACH = 12_000, 800
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 24
+_ports = cycle(range(FIRST_PORT + _worker * PORTS_EACH, FIRST_PORT + (_worker + 1) * PORTS_EACH))
 
 # A shell has what it starts in the background ignore these, and all that is started from there;
 # a handler is not inherited.
@@ -190,10 +195,17 @@ async def run_server(*arguments: str, **settings: object) -> tuple[int, str]:
 
 
 def free_port() -> int:
-    """A port on which nobody listens now; for a program that is to come back on the same one."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port on which nobody listens now; for a program that is to come back on the same one.
+
+    It is below those that the system gives to connections, or one of these might take it
+    meanwhile; and each process that runs tests has a range of its own.
+    """
+    for port in _ports:
+        with socket.socket() as sock, suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def _environment(variables: dict[str, object]) -> dict[str, str]:

@@ -135,6 +135,7 @@ async def test_who_is_put_off_is_told_its_place_and_when_to_expect_its_turn() ->
             await clients.enter_async_context(waiting(server, shard))
         refusals = await poll(client, 3, wait=0.37)
         granted = await server.logged("identify_granted", shard=3)
+        before = await server.logged_times(3, "identify_granted")
 
     tells = [json.loads(answer.body) for answer in refusals]
     positions = [told["position"] for told in tells]
@@ -143,9 +144,11 @@ async def test_who_is_put_off_is_told_its_place_and_when_to_expect_its_turn() ->
     assert {told["reason"] for told in tells} == {"interval"}
     expected_at = [a.at + told["expected_in"] for a, told in zip(refusals, tells, strict=True)]
     errors = [at - opened_at(granted) for at in expected_at]
-    # They name one instant; the line that tells whether it was the right one may be written late.
-    assert max(errors) - min(errors) < LOGGED_WITHIN, errors
-    assert max(map(abs, errors)) < INTERVAL / 4, errors
+    # They name one instant, which moves by as much as those before it are granted late; the line
+    # that tells whether it was the right one may be written late.
+    moved = sum(line["late"] for line in before)
+    assert max(errors) - min(errors) < LOGGED_WITHIN + moved, errors
+    assert max(map(abs, errors)) < INTERVAL / 4 + moved, errors
 
 
 async def test_at_the_end_who_may_be_put_off_is_told_at_once_and_the_others_are_not() -> None:
