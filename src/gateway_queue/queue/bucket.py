@@ -142,7 +142,11 @@ class Bucket:
         now = trio.current_time()
         self.pace.grant(number, now, confirm=turn.confirm, in_hand=not turn.is_handed_over)
         turn.waiting.cancel()
-        self._report(Granted(turn.shard, self.index, now - since, now - could_at))
+        granted = Granted(turn.shard, self.index, now - since, now - could_at)
+        if turn.is_handed_over:
+            turn.unreported = granted  # buckets that open at the same time come first
+        else:
+            self._report(granted)
         if turn.shard is not None and (other := self.line.newest(turn.shard)):
             self._warn_of_second_client(turn.shard, turn.client, other.client)
 

@@ -220,9 +220,10 @@ class Queue:
     def _done(self, turn: Turn) -> None:
         del self._turns[turn]
         self._turn_ended.set()
-        if turn.grant is not None:
-            if not turn.is_handed_over:
-                self._handed_over(turn.grant)
+        if turn.unreported is not None:
+            self.report(turn.unreported)
+        elif turn.grant is not None:
+            self._handed_over(turn.grant)
         elif turn.is_in_line is not False and not self._closed:
             self.dismiss(turn)
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import trio
+
+if TYPE_CHECKING:
+    from gateway_queue.queue.events import Granted
 
 
 class Client(Protocol):
@@ -32,8 +35,9 @@ class Turn:
 
     The body of the context waits, and hands the grant over to the client unless the bucket
     has: the interval to the bucket's next grant counts from its end. ``grant`` is the grant's
-    number in the journal, None until there is one. ``confirm``: the client will say when it
-    has sent its identify. ``wait``: after so many seconds it wants to be told to ask again.
+    number in the journal, None until there is one. ``unreported``: the grant, while it is
+    handed over but not yet counted and logged. ``confirm``: the client will say when it has
+    sent its identify. ``wait``: after so many seconds it wants to be told to ask again.
     """
 
     # Thousands of these wait at once.
@@ -49,6 +53,7 @@ class Turn:
         "is_in_line",
         "patient",
         "shard",
+        "unreported",
         "waiting",
     )
 
@@ -72,6 +77,7 @@ class Turn:
         self.is_in_line: bool | None = None  # None: not yet seated
         self.is_handed_over = False
         self.grant: int | None = None
+        self.unreported: Granted | None = None
         self._left = False
         self._dropped = False
         self._done = done
