@@ -48,12 +48,6 @@ def test_the_page_of_settings_has_all_there_is_to_know_of_each() -> None:
     ]
 
 
-def test_the_readme_has_each_setting_and_its_default() -> None:
-    defaults = [row[:2] for row in rows(README)]
-
-    assert defaults == [[f"`{setting.name}`", f"`{setting.default}`"] for setting in describe()]
-
-
 def test_ci_makes_the_checks_as_the_readme_says() -> None:
     (command,) = re.findall(r"^.*/nox$", README.read_text(), re.MULTILINE)
     steps = command.split(" && ")
