@@ -195,8 +195,8 @@ class Settings(BaseSettings):
     token: Token | None = _setting(
         "DISCORD_TOKEN",
         None,
-        "the bot's token, with which the limits are read from Discord",
-        "a bot token in one line, with or without the 'Bot ' prefix",
+        "the bot's token, used to read the limits from Discord",
+        "a bot token on one line, with or without the 'Bot ' prefix",
         secret=True,
     )
     api: Annotated[str, BeforeValidator(_api)] = _setting(
@@ -208,13 +208,13 @@ class Settings(BaseSettings):
     interval: Interval = _setting(
         "GATEWAY_QUEUE_INTERVAL",
         5.5,
-        "seconds between two grants of a bucket; Discord wants 5 at its end",
+        "seconds between two grants of a bucket; Discord requires 5 between IDENTIFYs",
         "a number of seconds above 0, at most 3600",
     )
     max_concurrency: MaxConcurrency | None = _setting(
         "GATEWAY_QUEUE_MAX_CONCURRENCY",
         None,
-        "without a token the number of buckets (1 unless set); with one an upper cap",
+        "without a token, the number of buckets (1 if unset); with one, the most buckets to use",
         f"a whole number from 1 to {MOST_BUCKETS}",
     )
     daily_starts: DailyStarts = _setting(
@@ -226,7 +226,7 @@ class Settings(BaseSettings):
     reserve: ReserveSetting = _setting(
         "GATEWAY_QUEUE_RESERVE",
         Reserve(5, is_percentage=True),
-        "session starts that are never granted, out of the day's",
+        "session starts held in reserve, which are never granted",
         "a whole number, or a percentage from 0% to 100%",
     )
     refresh: float = _setting(
@@ -241,7 +241,7 @@ class Settings(BaseSettings):
     seat_ttl: SeatTTL = _setting(
         "GATEWAY_QUEUE_SEAT_TTL",
         60.0,
-        "seconds for which the seat of a client that left is kept",
+        "seconds to keep the seat of a client that disconnected",
         "a number of seconds from 0 to 86400",
     )
     crash_loop: CrashLoopSetting = _setting(
@@ -254,33 +254,33 @@ class Settings(BaseSettings):
         "GATEWAY_QUEUE_BOTS",
         None,
         "a directory with one file for each of several bots; none: there is one bot",
-        "the path of a directory that can be read",
+        "the path of a readable directory",
     )
     api_key: APIKey | None = _setting(
         "GATEWAY_QUEUE_API_KEY",
         None,
-        "what clients must send as 'Authorization: Bearer KEY'; none: everybody may ask",
-        "letters, digits and signs of ASCII without white space",
+        "the key clients must send as 'Authorization: Bearer KEY'; none: anyone may ask",
+        "ASCII letters, digits and punctuation, without white space",
         secret=True,
     )
     operator_key: APIKey | None = _setting(
         "GATEWAY_QUEUE_OPERATOR_KEY",
         None,
-        "what opens /operator, as 'Authorization: Bearer KEY'; none: nobody may steer the queue",
-        "letters, digits and signs of ASCII without white space",
+        "the key for /operator, sent as 'Authorization: Bearer KEY'; none: nobody can steer",
+        "ASCII letters, digits and punctuation, without white space",
         secret=True,
     )
     certfile: Annotated[Path, PlainValidator(_certificate)] | None = _setting(
         "GATEWAY_QUEUE_CERTFILE",
         None,
         "the certificate for HTTPS, followed by those of its issuers; none: no TLS",
-        "the path of a file in PEM",
+        "the path of a PEM file",
     )
     keyfile: Annotated[Path, PlainValidator(_file)] | None = _setting(
         "GATEWAY_QUEUE_KEYFILE",
         None,
         "the private key of the certificate",
-        "the path of a file in PEM, without a password",
+        "the path of a PEM file, without a password",
     )
     journal: Annotated[Path | Literal["sqlite", "memory"], PlainValidator(_journal)] = _setting(
         "GATEWAY_QUEUE_JOURNAL",
@@ -291,7 +291,7 @@ class Settings(BaseSettings):
     shutdown_grace: float = _setting(
         "GATEWAY_QUEUE_SHUTDOWN_GRACE",
         5.0,
-        "seconds for which waiting requests are still served after SIGTERM",
+        "seconds to go on serving waiting requests after SIGTERM",
         "a number of seconds from 0 to 3600",
         ge=0,
         le=3600,
@@ -300,7 +300,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "GATEWAY_QUEUE_LOG_LEVEL",
         "info",
-        "least severe events to log",
+        "the least severe level to log",
         "debug, info, warning or error",
     )
     log_format: Literal["console", "json"] = _setting(

@@ -128,4 +128,4 @@ async def test_the_help_of_all_names_it() -> None:
     async with running(*SERVER, "--help", COLUMNS=80) as program:
         assert await program.ended() == 0
 
-    assert "plan Tell how long it takes to start SHARDS shards." in said(program)
+    assert "plan Show how long it takes to start SHARDS shards." in said(program)

@@ -59,21 +59,21 @@ BAR = 30  # cells
     show_default=True,
     callback=no_nan,
     metavar="S",
-    help="How long the way to the server is to hold a request.",
+    help="For how long a request must be held on its way to the server.",
 )
 @click.option("--bot", metavar="NAME", help="One of several bots.")
 @click.pass_obj
 def doctor(flags: Flags, *, url: str | None, seconds: float, bot: str | None) -> None:
-    """Tell what stands between a bot and its turn.
+    """Find out what keeps a bot from its turn.
 
-    Asks a server how it is, and tries the way to it: whether a request is held for so many
-    seconds, and whether the server notices when its client leaves. Each finding says what to
-    change. Takes no turn. Run it where the bot runs, with the address that the bot has.
+    Checks the server and the way to it: whether a request is held for that many seconds, and
+    whether the server notices when a client disconnects. Each finding says what to change.
+    Takes no turn. Run it where the bot runs, with the address that the bot uses.
 
-    A server with an API key wants it here too: in the environment as GATEWAY_QUEUE_API_KEY,
-    or in the file of that name in /run/secrets.
+    If the server has an API key, provide it in the environment as GATEWAY_QUEUE_API_KEY, or in
+    the file of that name in /run/secrets.
 
-    The exit code is 0 if all is well, 1 if something stands between, 2 if an option or a setting
+    The exit code is 0 if all is well, 1 if something is in the way, 2 if an option or a setting
     is wrong, 130 after Ctrl-C, and 143 after SIGTERM.
     """
     settings = settings_of(flags)

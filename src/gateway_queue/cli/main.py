@@ -81,9 +81,10 @@ def _settings_flags(command: Callable[..., None]) -> Callable[..., None]:
 def main(context: click.Context, /, **flags: str | None) -> None:
     """Tell each shard of a Discord bot when it may IDENTIFY.
 
-    Without a command it serves: shards ask GET /?shard=N and are held until it is their
-    turn. Options win over the environment, and that wins over files in /run/secrets named
-    like the variables. Secrets have no option, as it would show in the list of processes.
+    Without a command, this runs the server: shards ask GET /?shard=N and are held until it
+    is their turn. Options take precedence over the environment, and the environment over
+    files in /run/secrets that are named after the variables. There are no options for
+    secrets, because they would show in the process list.
     """
     context.obj = {name: value for name, value in flags.items() if value is not None}
     if context.invoked_subcommand is None:

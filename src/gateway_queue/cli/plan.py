@@ -40,19 +40,19 @@ from gateway_queue.settings import MOST_STARTS, Settings
     "--max-concurrency",
     type=click.IntRange(1, MOST_BUCKETS),
     metavar="N",
-    help="Plan with another max_concurrency than there is.",
+    help="Plan with this max_concurrency instead of the actual one.",
 )
 @click.option(
     "--interval",
     type=float,
     metavar="S",
-    help="Plan with another interval than there is, in seconds.",
+    help="Plan with this interval instead of the actual one, in seconds.",
 )
 @click.option(
     "--starts",
     type=click.IntRange(1, MOST_STARTS),
     metavar="N",
-    help="Plan without a server, with so many session starts a day.",
+    help="Plan without a server, with this many session starts a day.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, as /plan has it.")
 @click.option("--bot", metavar="NAME", help="One of several bots.")
@@ -67,17 +67,16 @@ def plan(
     as_json: bool,
     **launch: Any,
 ) -> None:
-    """Tell how long it takes to start SHARDS shards.
+    """Show how long it takes to start SHARDS shards.
 
-    Asks a running server's /plan: when all are in, after those who wait now, and whether
-    the session starts suffice, or how many are missing.
+    Asks a running server's /plan: when all of them are in, after those who wait now, and
+    whether there are enough session starts.
 
-    With --starts it plans without a server, and so it does where none answers and neither
-    --url nor --bot says that there is one: for a server that has just these settings, no
-    token, and nobody waiting.
+    With --starts, it plans without a server: one with just these settings, no token, and
+    nobody waiting. It does so too if no server answers, unless --url or --bot names one.
 
-    A server with an API key wants it here too: in the environment as
-    GATEWAY_QUEUE_API_KEY, or in the file of that name in /run/secrets.
+    If the server has an API key, provide it in the environment as GATEWAY_QUEUE_API_KEY, or
+    in the file of that name in /run/secrets.
 
     The exit code is 0 if there is a plan, 1 if the server has none, and 2 if an option or a
     setting is wrong.

@@ -36,14 +36,15 @@ SILENT_SECONDS = 10.0
 def status(flags: Flags, *, url: str | None, bot: str | None, as_json: bool, watch: bool) -> None:
     """Show what a running server is doing.
 
-    Asks the server's /status: its session starts, who waits in which bucket, who is next
-    and when, and how long it takes until all who wait are in. Of several bots it shows how
-    each of them stands, and all that with --bot.
+    Shows its session starts, which shards wait in which bucket, which is next and when, and
+    when all who wait will be in. For a server of several bots it lists them; with --bot it
+    shows one of them.
 
-    A server with an API key wants it here too: in the environment as
-    GATEWAY_QUEUE_API_KEY, or in the file of that name in /run/secrets.
+    If the server has an API key, provide it in the environment as GATEWAY_QUEUE_API_KEY, or
+    in the file of that name in /run/secrets.
 
-    With --watch it goes on, each second, until Ctrl-C; in a pipe with a line for each change.
+    With --watch it updates every second until Ctrl-C; in a pipe it prints a line for each
+    change.
 
     The exit code is 0 if the server answered, 1 if not, and 2 if an option or a setting is
     wrong.

@@ -67,11 +67,11 @@ def pause(
     bot: str | None,
     reason: tuple[str, ...],
 ) -> None:
-    """Have a running server grant nothing. REASON is shown to whoever looks.
+    """Stop all grants of a running server. Its pages show the REASON.
 
-    Those who wait keep their places. All these commands want the server's operator key in
-    GATEWAY_QUEUE_OPERATOR_KEY, in the file that GATEWAY_QUEUE_OPERATOR_KEY_FILE names, or in
-    /run/secrets.
+    Waiting shards keep their places. All commands that steer a server need its operator key:
+    in GATEWAY_QUEUE_OPERATOR_KEY, in the file that GATEWAY_QUEUE_OPERATOR_KEY_FILE names, or
+    in /run/secrets.
     """
     body = {"reason": " ".join(reason), "for": seconds}
     said = _order(flags, url, bot, "PUT", "/pause", body)
@@ -85,7 +85,7 @@ def pause(
 def resume(flags: Flags, *, url: str | None, bot: str | None) -> None:
     """End a pause.
 
-    Each bucket goes on when it would have opened anyway.
+    Each bucket opens when it would have opened without the pause.
     """
     _order(flags, url, bot, "DELETE", "/pause")
     click.echo("Not paused")
@@ -100,9 +100,9 @@ def resume(flags: Flags, *, url: str | None, bot: str | None) -> None:
 def slow(
     flags: Flags, *, seconds: float | None, url: str | None, bot: str | None, interval: str
 ) -> None:
-    """Have a longer interval than the configured one.
+    """Set a longer interval than the configured one, or end that with `off`.
 
-    It counts from the next grant of each bucket on, and so does `off`, its end.
+    Either takes effect with the next grant of each bucket.
     """
     if interval == "off":
         _order(flags, url, bot, "DELETE", "/interval")
@@ -126,7 +126,7 @@ def slow(
 @bot_option
 @click.pass_obj
 def first(flags: Flags, *, shard: int, url: str | None, bot: str | None) -> None:
-    """Let a shard that waits go before all others of its bucket."""
+    """Move a waiting shard to the front of its bucket."""
     _order(flags, url, bot, "PUT", f"/shards/{shard}/first")
     click.echo(f"Shard {shard} is next in its bucket")
 
@@ -148,6 +148,6 @@ def drop(flags: Flags, *, shard: int, url: str | None, bot: str | None) -> None:
 @bot_option
 @click.pass_obj
 def forgive(flags: Flags, *, shard: int, url: str | None, bot: str | None) -> None:
-    """Let a shard out of its crash loop."""
+    """Forgive a shard its crash loop, so that it is slowed down no longer."""
     _order(flags, url, bot, "DELETE", f"/shards/{shard}/crash-loop")
     click.echo(f"Shard {shard} is slowed down no more")

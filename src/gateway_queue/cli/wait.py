@@ -38,7 +38,7 @@ EXIT_TIMED_OUT, EXIT_CANNOT_RUN, EXIT_NO_COMMAND = 124, 126, 127
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option("--shard", type=click.IntRange(min=0), required=True, help="Whose turn it is about.")
+@click.option("--shard", type=click.IntRange(min=0), required=True, help="The shard to wait for.")
 @url_option
 @click.option(
     "--timeout",
@@ -55,16 +55,16 @@ def wait(
 ) -> None:
     """Wait until a shard may identify.
 
-    Then run COMMAND, which takes the place of this one, or end. It is to identify at once; for
-    its later identifies it has to ask again. Waits also for a server that does not answer yet.
+    Then exit, or run COMMAND in place of this one. COMMAND must identify at once, and ask
+    again before each later identify. A server that does not answer yet is waited for.
 
-    A server with an API key wants it here too: in the environment as
-    GATEWAY_QUEUE_API_KEY, or in the file of that name in /run/secrets.
+    If the server has an API key, provide it in the environment as GATEWAY_QUEUE_API_KEY, or
+    in the file of that name in /run/secrets.
 
     The exit code is 0 once the shard may identify, or that of COMMAND. It is 1 if the server
-    refuses, 2 if an option or a setting is wrong, 124 if the time is up, 126 if COMMAND cannot
-    be run, 127 if there is no such COMMAND (the shard then has not asked), 130 after Ctrl-C, and
-    143 after SIGTERM.
+    refuses, 2 if an option or a setting is wrong, 124 after the timeout, 126 if COMMAND cannot
+    be run, 127 if there is no such COMMAND (nothing was asked then), 130 after Ctrl-C, and 143
+    after SIGTERM.
     """
     settings = settings_of(flags)
     address = url or address_of(settings)
