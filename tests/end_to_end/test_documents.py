@@ -64,7 +64,7 @@ ELSEWHERE = {
 
 # Sections whose code is one whole, and who runs it.
 OTHER_TESTS = {
-    "docs/bots.md: See how they are": "test_several_bots.py",
+    "docs/bots.md: Check on them": "test_several_bots.py",
     "docs/bots.md: Where clients ask": "test_several_bots.py",
     "docs/clients/curl.md: Code": "test_curl.py",
 }
