@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,11 @@ DEFAULTS: dict[str, object] = {
     "GATEWAY_QUEUE_LOG_LEVEL": "debug",
 }
 
-
-FIRST_PORT, PORTS_EACH = 12_000, 800
-_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 24
-_ports = cycle(range(FIRST_PORT + _worker * PORTS_EACH, FIRST_PORT + (_worker + 1) * PORTS_EACH))
+# For ``free_port``: a range for each of up to 20 processes that run tests, all of them below the
+# ports that Linux (from 32768) gives to whoever does not ask for one.
+PORTS_EACH = 1000
+_first = 12_000 + PORTS_EACH * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 20)
+_ports = cycle(range(_first, _first + PORTS_EACH))
 
 # A shell has what it starts in the background ignore these, and all that is started from there;
 # a handler is not inherited.
@@ -197,10 +198,10 @@ async def run_server(*arguments: str, **settings: object) -> tuple[int, str]:
 def free_port() -> int:
     """A port on which nobody listens now; for a program that is to come back on the same one.
 
-    It is below those that the system gives to connections, or one of these might take it
-    meanwhile; and each process that runs tests has a range of its own.
+    Nobody else gets it while that program is down. One that the system gives away might go to a
+    connection, or to another test's server, which would then be asked by this test's clients.
     """
-    for port in _ports:
+    for port in islice(_ports, PORTS_EACH):
         with socket.socket() as sock, suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(("127.0.0.1", port))

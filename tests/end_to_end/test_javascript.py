@@ -170,17 +170,14 @@ async def test_a_turn_is_confirmed_when_the_identify_is_sent(folder: Path, progr
         with trio.fail_after(PATIENCE):
             await discord.wait_ready(1)
 
-            # READY is confirmed a little later.
-            while "outcome=ready" not in requests[-1].text:  # noqa: ASYNC110
+            while len(requests) < 3:  # noqa: ASYNC110 - READY is confirmed a little later
                 await trio.sleep(0.05)
 
-    [identify], [ask, sent, *again, ready] = discord.identifies, requests
+    [identify], [ask, sent, ready] = discord.identifies, requests
     assert ask.text.startswith("GET /?shard=0&wait=")
     assert sent.text.startswith("POST /confirm?shard=0&grant=17 HTTP")
     assert identify.at - sent.at == pytest.approx(discord.latency, abs=0.75)
     assert ready.text.startswith("POST /confirm?shard=0&grant=17&outcome=ready HTTP")
-    # A confirmation whose answer is lost is repeated.
-    assert {request.text for request in again} <= {sent.text, ready.text}, again
 
 
 async def test_processes_of_discord_py_and_discord_js_are_one_bot(folder: Path) -> None:

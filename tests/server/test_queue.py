@@ -3,7 +3,8 @@
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from structlog.testing import capture_logs
 from gateway_queue.http.answers import GRANTED
 from gateway_queue.http.app import ANSWER_SECONDS
 from gateway_queue.queue.rules.allowance import READING_LAG
+from gateway_queue.queue.turn import Turn
 
 
 async def answers(calls: Sequence[Call]) -> list[Answer]:
@@ -52,6 +54,43 @@ async def test_buckets_do_not_wait_for_each_other() -> None:
     async with serving(buckets=16) as client:
         granted = await answers([client.ask(f"/?shard={shard}") for shard in range(16)])
         assert max(gaps(granted)) == 0
+
+
+@dataclass
+class Taker:
+    """A client who takes its grant at once, and tells how many had been logged by then."""
+
+    logged: Callable[[], int]
+    peer: str = "taker"
+    logged_before: int | None = None
+
+    def has_left(self) -> bool:
+        return False
+
+    def hand_over(self, grant: int) -> bool:  # noqa: ARG002
+        self.logged_before = self.logged()
+        return True
+
+
+async def test_buckets_that_open_together_all_grant_before_any_grant_is_logged() -> None:
+    async def wait(turn: Turn) -> None:
+        with turn:
+            await turn.wait(trio.sleep_forever)
+
+    def granted() -> list[int]:
+        return [line["shard"] for line in lines if line["event"] == "identify_granted"]
+
+    with capture_logs() as lines:
+        async with serving(buckets=16) as client:
+            takers = [Taker(lambda: len(granted())) for _ in range(16)]
+            async with trio.open_nursery() as nursery:
+                for shard, taker in enumerate(takers):
+                    nursery.start_soon(wait, client.queue.turn(shard, taker))
+            counted = (await client.get("/metrics")).body.decode()
+
+    assert [taker.logged_before for taker in takers] == [0] * 16
+    assert sorted(granted()) == [*range(16)]
+    assert counted.count("gateway_queue_grants_total{") == 16
 
 
 async def test_an_idle_bucket_grants_at_once() -> None:

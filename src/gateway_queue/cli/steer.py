@@ -148,6 +148,6 @@ def drop(flags: Flags, *, shard: int, url: str | None, bot: str | None) -> None:
 @bot_option
 @click.pass_obj
 def forgive(flags: Flags, *, shard: int, url: str | None, bot: str | None) -> None:
-    """Forgive a shard its crash loop, so that it is slowed down no longer."""
+    """Stop slowing down a shard for its crash loop."""
     _order(flags, url, bot, "DELETE", f"/shards/{shard}/crash-loop")
     click.echo(f"Shard {shard} is slowed down no more")

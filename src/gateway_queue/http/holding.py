@@ -72,7 +72,7 @@ async def _hold(ask: Ask, bots: Bots, client: Client, lets_in: Callable[[], bool
     with bot.queue.turn(ask.shard, client, confirm=ask.confirm, wait=wait) as turn:
         await turn.wait(client.leaving)
         standing = standing_of(turn, bot.queue) if turn.was_put_off else None
-        if turn.grant is not None and not turn.is_handed_over:
+        if turn.grant is not None and turn.handed_over is None:
             await client.answer(granted(turn.grant))
     # Out of the line, or it might be granted while it is being told to ask again.
     if standing is not None:

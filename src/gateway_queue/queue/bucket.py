@@ -138,13 +138,13 @@ class Bucket:
         self.line.grant(turn)
         turn.is_in_line = False
         turn.grant = number
-        turn.is_handed_over = turn.client.hand_over(number)
+        is_handed_over = turn.client.hand_over(number)
         now = trio.current_time()
-        self.pace.grant(number, now, confirm=turn.confirm, in_hand=not turn.is_handed_over)
+        self.pace.grant(number, now, confirm=turn.confirm, in_hand=not is_handed_over)
         turn.waiting.cancel()
         granted = Granted(turn.shard, self.index, now - since, now - could_at)
-        if turn.is_handed_over:
-            turn.unreported = granted  # buckets that open at the same time come first
+        if is_handed_over:
+            turn.handed_over = granted  # reported once the buckets that open now have written
         else:
             self._report(granted)
         if turn.shard is not None and (other := self.line.newest(turn.shard)):

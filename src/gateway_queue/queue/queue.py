@@ -220,14 +220,14 @@ class Queue:
     def _done(self, turn: Turn) -> None:
         del self._turns[turn]
         self._turn_ended.set()
-        if turn.unreported is not None:
-            self.report(turn.unreported)
+        if turn.handed_over is not None:
+            self.report(turn.handed_over)
         elif turn.grant is not None:
-            self._handed_over(turn.grant)
+            self._end_hand_over(turn.grant)
         elif turn.is_in_line is not False and not self._closed:
             self.dismiss(turn)
 
-    def _handed_over(self, grant: int) -> None:
+    def _end_hand_over(self, grant: int) -> None:
         now = trio.current_time()
         for bucket in self.buckets:  # after a resize it may be in hand in all of them
             if grant in bucket.pace.in_hand:

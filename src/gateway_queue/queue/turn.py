@@ -35,9 +35,10 @@ class Turn:
 
     The body of the context waits, and hands the grant over to the client unless the bucket
     has: the interval to the bucket's next grant counts from its end. ``grant`` is the grant's
-    number in the journal, None until there is one. ``unreported``: the grant, while it is
-    handed over but not yet counted and logged. ``confirm``: the client will say when it has
-    sent its identify. ``wait``: after so many seconds it wants to be told to ask again.
+    number in the journal, None until there is one; ``handed_over`` is what to report of it
+    at the end of the context, where the bucket has handed it over. ``confirm``: the client
+    will say when it has sent its identify. ``wait``: after so many seconds it wants to be
+    told to ask again.
     """
 
     # Thousands of these wait at once.
@@ -49,11 +50,10 @@ class Turn:
         "client",
         "confirm",
         "grant",
-        "is_handed_over",
+        "handed_over",
         "is_in_line",
         "patient",
         "shard",
-        "unreported",
         "waiting",
     )
 
@@ -75,9 +75,8 @@ class Turn:
         if wait is not None:
             self.waiting.deadline = self.arrived_at + wait
         self.is_in_line: bool | None = None  # None: not yet seated
-        self.is_handed_over = False
         self.grant: int | None = None
-        self.unreported: Granted | None = None
+        self.handed_over: Granted | None = None
         self._left = False
         self._dropped = False
         self._done = done
