@@ -147,7 +147,7 @@ WRONG = {
     "bool.toml": ("max_concurrency = true", "max_concurrency = True is not allowed"),
     "zero.toml": ("interval = 0", "allowed: a number of seconds above 0, at most 3600"),
     "nan.toml": ("interval = nan", "interval = nan is not allowed"),
-    "loop.toml": ("crash_loop = false", "crash_loop = False is not allowed (not like 6/600"),
+    "loop.toml": ("crash_loop = false", "crash_loop = False is not allowed (not of the form 6/600"),
     "all.toml": ("reserve = '100%'", "a reserve of 100% leaves nothing to be granted, ever"),
     "more.toml": ("daily_starts = 5\nreserve = 5", "a reserve of 5 leaves nothing"),
     "both.toml": (f"token = '{TOKEN}'\ntoken_file = '/x'", "token and token_file are both set"),

@@ -1,1 +1,1 @@
-"""The heart: which shard may identify when. No HTTP, no disk, no Discord."""
+"""The core: decides which shard may identify when. No HTTP, no disk, no Discord."""

@@ -1,9 +1,9 @@
 """One identify bucket: a long-lived task that grants its shards, one per interval.
 
-It sleeps until it may grant, and only then picks who goes: whoever left meanwhile costs
-nothing. To pick, to record in the journal and to hand over is one synchronous step. This
-module knows tasks and the trio clock; the order of seats is `line`'s, the arithmetic is
-`pace`'s, and what all buckets share is `starts`'.
+It sleeps until it may grant, and only then picks a shard, so a client that left in the
+meantime costs nothing. Picking, recording in the journal and handing over are one
+synchronous step. This module knows tasks and the trio clock. `line` orders the seats, `pace`
+does the arithmetic, and `starts` holds what all buckets share.
 """
 
 import math
@@ -18,22 +18,22 @@ from gateway_queue.queue.rules.pace import Pace
 from gateway_queue.queue.starts import Starts
 from gateway_queue.queue.turn import Client, Turn
 
-# Seconds for which to sleep in one go, where a grant is due at the end.
+# Sleeps before a grant that are longer than this many seconds are split in two.
 LONG_WAIT = 0.1
 
-# Arrivals seated, or departures noticed, before others get their turn: a millisecond or two.
+# Arrivals seated, or departures noticed, before other tasks get to run: a millisecond or two.
 PORTION = 100
 
 
 class Usher(Protocol):
-    """Leads turns to their seats and out, whatever the buckets are at the moment."""
+    """Seats and dismisses turns, whatever the current buckets are."""
 
     def seat(self, turn: Turn) -> "Bucket":
-        """Seat a turn in the bucket that its shard has now, if it is not yet; returns that."""
+        """Seat a turn, unless it has a seat, and return its shard's current bucket."""
         ...
 
     def dismiss(self, turn: Turn) -> None:
-        """Take the turn of a client who left out of the line."""
+        """Take the turn of a client that left out of the line."""
         ...
 
 
@@ -57,12 +57,12 @@ class Bucket:
         self._report = report
         self._usher = usher
         self._asleep = trio.CancelScope()
-        self._asked_twice: set[int] = set()  # shards that were warned of
-        self._due_at = math.inf  # when a grant was due, when that was last considered
+        self._asked_twice: set[int] = set()  # shards we have warned about
+        self._due_at = math.inf  # when a grant was due, as of the last look
         self.hand_in, self._arrivals = trio.open_memory_channel[Turn](math.inf)
 
     async def run(self) -> None:
-        """Grant whoever is next whenever that is allowed, for ever."""
+        """Grant the next shard whenever that is allowed. Never returns."""
         while True:
             with trio.CancelScope(deadline=self._next_look_at()) as self._asleep:
                 self._take(await self._arrivals.receive())
@@ -73,11 +73,11 @@ class Bucket:
                 self._grant_next(now)
 
     def look_again(self) -> None:
-        """Wake the bucket: something that it sleeps for has changed."""
+        """Wake the bucket, because something it is waiting for has changed."""
         self._asleep.cancel()
 
     def take_arrivals(self, at_most: int) -> bool:
-        """Seat whoever is in the channel, but so many only; True if there may be more."""
+        """Seat up to ``at_most`` arrivals from the channel; True if there may be more."""
         with suppress(trio.WouldBlock):
             for _ in range(at_most):
                 self._take(self._arrivals.receive_nowait())
@@ -85,24 +85,24 @@ class Bucket:
         return False
 
     def may_grant_at(self, now: float) -> float:
-        """When a shard that is not slowed down may be granted; inf if the clock can't tell."""
+        """When a shard that is not slowed down may be granted; inf if that is not up to time."""
         return max(self.pace.ready_at, self._starts.more_at(now))
 
     def granted_at(self, turn: Turn, now: float) -> float:
-        """When a turn that waits here is likely to be granted."""
+        """When a turn waiting here is likely to be granted."""
         return self.line.granted_at(turn, self._moves_at(now), self.pace.spacing.interval)
 
     def all_granted_at(self, now: float) -> float:
-        """When the last of those who wait here is likely to be granted; there is somebody."""
+        """When the last turn waiting here is likely to be granted; there must be one."""
         return self.line.all_granted_at(self._moves_at(now), self.pace.spacing.interval)
 
     def grants_until(self, at: float, now: float) -> int:
-        """How many of those who wait here will be granted by an instant, as far as we know."""
+        """How many of the turns waiting here are likely to be granted by the instant ``at``."""
         slots = math.floor((at - self._moves_at(now)) / self.pace.spacing.interval) + 1
         return min(max(0, slots), self.line.waiting)
 
     def all_move_at(self, now: float) -> float:
-        """When there was a slot for each of those who wait here, slowed down or not."""
+        """By when there will have been a slot for each waiting turn, slowed down or not."""
         return self._moves_at(now) + self.line.waiting * self.pace.spacing.interval
 
     def _moves_at(self, now: float) -> float:
@@ -114,19 +114,19 @@ class Bucket:
         if not self.line.waiting:
             return self.line.forgets_at
         at = self._due_at
-        # Linux may end a wait late by a thousandth of its length (5 ms of an interval): so
-        # wake up a little before, and sleep the short rest.
+        # Linux may end a sleep late by a thousandth of its length (5 ms for an interval), so
+        # wake up a little early and sleep for the short remainder.
         if LONG_WAIT < at - now < math.inf:
             at -= (at - now) / 500
         return min(self.line.forgets_at, at)
 
     def _take(self, turn: Turn) -> None:
         bucket = self._usher.seat(turn)
-        if bucket is not self:  # the buckets changed while the turn was in the channel
+        if bucket is not self:  # a resize happened while the turn was in the channel
             bucket.look_again()
 
     def _grant_next(self, now: float) -> None:
-        """Pick, record and hand over: no other task can run in between."""
+        """Pick, record and hand over; no other task can run in between."""
         turn = self._next_who_is_here(now)
         if turn is None:
             return
@@ -144,7 +144,7 @@ class Bucket:
         turn.waiting.cancel()
         granted = Granted(turn.shard, self.index, now - since, now - could_at)
         if is_handed_over:
-            turn.handed_over = granted  # reported once the buckets that open now have written
+            turn.handed_over = granted  # reported after all buckets that are due have written
         else:
             self._report(granted)
         if turn.shard is not None and (other := self.line.newest(turn.shard)):
@@ -156,11 +156,11 @@ class Bucket:
             self._report(AskedTwice(shard, granted.peer, waiting.peer))
 
     def _next_who_is_here(self, now: float) -> Turn | None:
-        """Whose turn it is; whoever is seen to have hung up loses theirs, not a session start."""
+        """The next turn whose client is still connected; clients that hung up are skipped."""
         for _ in range(PORTION):
             turn = self.line.next(now)
             if turn is None or not turn.client.has_left():
                 return turn
             turn.leave()
             self._usher.dismiss(turn)
-        return None  # the others are looked at in a moment
+        return None  # look at the rest in a moment

@@ -1,25 +1,25 @@
-"""Until when the session starts suffice for those who wait."""
+"""How long the remaining session starts last for the turns that are waiting."""
 
 from collections.abc import Sequence
 from math import inf
 
 from gateway_queue.queue.bucket import Bucket
 
-# Seconds for which an answer is good: what it costs grows with the number of buckets.
+# Seconds for which an answer is reused, because its cost grows with the number of buckets.
 GOOD_FOR = 1.0
 
 PRECISION = 0.01  # seconds; much less than an interval
 
 
 class Coverage:
-    """Remembers for a second until when the session starts suffice."""
+    """When the session starts will run out; remembered for a second."""
 
     def __init__(self) -> None:
         self._until = inf
         self._good_until = -inf
 
     def until(self, buckets: Sequence[Bucket], left: int, now: float) -> float:
-        """Whoever is granted by then has a start: inf if all do, -inf if nobody does."""
+        """The instant until which grants have a start: inf if all do, -inf if none does."""
         if now >= self._good_until:
             self._until = _until(buckets, left, now)
             self._good_until = now + GOOD_FOR

@@ -1,7 +1,7 @@
-"""What happens in the queue, as it is reported to whoever watches.
+"""The events that the queue reports.
 
-The queue tells each event once, synchronously, and knows nothing of what is made of it:
-log lines, metrics, pages. Lengths are in seconds.
+The queue reports each event once, synchronously, and does not know what becomes of it: log
+lines, metrics, pages. All durations are in seconds.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from gateway_queue.queue.rules.allowance import Usage
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A shard asked and took a seat; ``returns``: its old one."""
+    """A shard asked and took a seat; ``returns``: it got its old seat back."""
 
     shard: int | None
     bucket: int
@@ -25,8 +25,7 @@ class Queued:
 class Granted:
     """A shard may identify.
 
-    ``waited``: since the first request for its seat. ``late``: since the grant could have
-    been given.
+    ``waited``: since the first request for its seat. ``late``: since the grant was due.
     """
 
     shard: int | None
@@ -45,7 +44,7 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class PutOff:
-    """A client was told to ask again, as it wanted to be."""
+    """A client was told to ask again, because the ``wait`` it had set was over."""
 
     shard: int | None
 
@@ -57,7 +56,7 @@ class ShardMissing:
 
 @dataclass(frozen=True, slots=True)
 class BucketsChanged:
-    """Discord changed max_concurrency; there were ``before`` buckets."""
+    """Discord changed max_concurrency; there were ``before`` buckets until now."""
 
     max_concurrency: int
     buckets: int
@@ -74,7 +73,7 @@ class InvalidSession:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmationIgnored:
-    """What a client said of a grant changed nothing: it was an earlier one, or too long ago."""
+    """A client's report about a grant had no effect: the grant is outdated, or too long ago."""
 
     shard: int
     grant: int
@@ -92,7 +91,7 @@ class AskedTwice:
 
 @dataclass(frozen=True, slots=True)
 class CrashLooping:
-    """A shard was granted too often, and is slowed down; None: requests that name none."""
+    """A shard was granted too often and is slowed down; None: requests that name no shard."""
 
     shard: int | None
     level: int
@@ -127,7 +126,7 @@ class LimitsUnread:
 
 @dataclass(frozen=True, slots=True)
 class JournalFailed:
-    """A grant could not be recorded; it is tried again after ``retry_after``."""
+    """A grant could not be recorded; the next attempt follows after ``retry_after``."""
 
     error: str
     retry_after: float
@@ -135,7 +134,7 @@ class JournalFailed:
 
 @dataclass(frozen=True, slots=True)
 class JournalLost:
-    """The journal is damaged or not ours any more: nothing is granted until a restart."""
+    """The journal is damaged or no longer ours: nothing is granted until a restart."""
 
     error: str
 
@@ -147,7 +146,7 @@ class JournalRecovered:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """An operator paused everything, or did so before a restart; ``ends_in``: None if never."""
+    """An operator paused all grants, maybe before a restart; ``ends_in``: None if open-ended."""
 
     reason: str
     ends_in: float | None
@@ -156,16 +155,17 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A pause is over; ``by_itself``: its time was."""
+    """A pause is over; ``by_itself``: because its time was up."""
 
     by_itself: bool
 
 
 @dataclass(frozen=True, slots=True)
 class IntervalChanged:
-    """An operator changed the interval, or did so before a restart; or the time of that is over.
+    """An operator changed the interval, maybe before a restart, or that change has expired.
 
-    ``ends_in``: when it will be the ``configured`` one again, None if never or it is already.
+    ``ends_in``: seconds until the ``configured`` interval applies again; None if it does
+    already, or if the change is open-ended.
     """
 
     interval: float
@@ -176,7 +176,7 @@ class IntervalChanged:
 
 @dataclass(frozen=True, slots=True)
 class PutFirst:
-    """An operator put a shard first in its bucket's line."""
+    """An operator moved a shard to the front of its bucket's line."""
 
     shard: int
     bucket: int
@@ -184,7 +184,7 @@ class PutFirst:
 
 @dataclass(frozen=True, slots=True)
 class TakenBack:
-    """An operator gave a shard the place back that it had before it was put first."""
+    """An operator moved a shard back to the place it had before it was put first."""
 
     shard: int
     bucket: int
@@ -192,7 +192,7 @@ class TakenBack:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """An operator dropped a shard: its seats, and the requests that waited in some of them."""
+    """An operator dropped a shard: its seats, and the requests waiting in them."""
 
     shard: int
     seats: int
@@ -201,7 +201,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Forgiven:
-    """An operator forgave a shard its crash loop, which had this level."""
+    """An operator reset a shard's crash loop, which had reached this level."""
 
     shard: int
     level: int
@@ -209,7 +209,7 @@ class Forgiven:
 
 @dataclass(frozen=True, slots=True)
 class ReadingOrdered:
-    """An operator had Discord asked for the limits at once."""
+    """An operator had the limits read from Discord at once."""
 
 
 Event = (

@@ -1,4 +1,4 @@
-"""The durable record of grants, as the queue needs it; ``keeper/`` has the implementations."""
+"""The interface of the durable record of grants; ``keeper/`` has the implementations."""
 
 import math
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from typing import Literal, Protocol
 
 
 class JournalError(Exception):
-    """The journal cannot be opened or written; the message says why and what to do."""
+    """The journal cannot be opened or written; the message says why, and what to do."""
 
 
 class JournalLostError(JournalError):
-    """The journal is damaged or not ours any more: nothing can be recorded until a restart."""
+    """The journal is damaged or no longer ours: nothing can be recorded until a restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A grant of an earlier time, ``age`` seconds ago."""
+    """A grant given ``age`` seconds ago."""
 
     number: int
     age: float
@@ -28,7 +28,7 @@ OrderKind = Literal["pause", "slower"]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What an operator ordered ``age`` seconds ago, for ``left`` seconds more.
+    """What an operator ordered ``age`` seconds ago; it has ``left`` seconds to run.
 
     ``value`` is the reason of a pause, or the interval in seconds of a slower pace.
     """
@@ -43,10 +43,10 @@ class Journal(Protocol):
 
     name: str
 
-    # What it knows outlives the process.
+    # Whether its contents outlive the process.
     survives_restart: bool
 
-    # A turn with `confirm` may have been granted right before it was opened.
+    # Whether a turn with `confirm` may have been granted just before it was opened.
     may_hold: bool
 
     def record(self, shard: int | None, bucket: int, *, confirm: bool = False) -> int:
@@ -54,29 +54,29 @@ class Journal(Protocol):
         ...
 
     def check(self) -> None:
-        """Raise JournalError unless the journal is ours and was just written to."""
+        """Raise JournalError unless the journal is ours and a test write succeeds."""
         ...
 
     def check_owner(self) -> None:
-        """Raise JournalLostError if the journal is not ours any more; takes microseconds."""
+        """Raise JournalLostError if the journal is no longer ours; takes microseconds."""
         ...
 
     def last_day(self) -> list[Past]:
-        """The grants of the last 24 hours, the oldest first."""
+        """The grants of the last 24 hours, oldest first."""
         ...
 
     def order(self, kind: OrderKind, order: Order | None) -> None:
-        """Keep an order in place of the last one of this kind; None: keep none."""
+        """Store an order in place of the last one of its kind; None removes that."""
         ...
 
     def orders(self) -> dict[OrderKind, Order]:
-        """The orders that are kept and whose time is not over."""
+        """The stored orders that have not expired."""
         ...
 
     def forgive(self, shard: int) -> None:
-        """Keep in mind that all grants of a shard so far are forgiven."""
+        """Record that all grants of a shard so far are forgiven."""
         ...
 
     def forgiven(self) -> dict[int, int]:
-        """Of each shard that was forgiven, the number up to which its grants are."""
+        """For each forgiven shard, the number of its latest forgiven grant."""
         ...

@@ -1,7 +1,7 @@
 """The queue: tells each shard when it may identify.
 
-It leads each request to its bucket and back, and keeps the buckets as Discord's
-max_concurrency has them.
+It routes each request to its bucket, and keeps as many buckets as Discord's max_concurrency
+calls for.
 """
 
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ from gateway_queue.queue.rules.pace import Layout, Outcome, Pace, Spacing, late
 from gateway_queue.queue.starts import Starts
 from gateway_queue.queue.turn import Client, Turn
 
-# How long after a grant what its client says of it counts, in seconds. Each repetition moves
-# the bucket's opening later, so a client that confirms on each heartbeat would shut it for all.
+# A confirmation counts for this many seconds after its grant. Each repetition postpones the
+# bucket's opening, so a client that confirmed on every heartbeat would block everyone else.
 CONFIRM_WITHIN = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class LimitsFailure:
-    """Why the last reading of the limits failed, and when."""
+    """Why the last reading of the limits failed, and when (seconds on the trio clock)."""
 
     why: str
     at: float
@@ -42,7 +42,10 @@ class LimitsFailure:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """What else Discord's ``GET /gateway/bot`` says, for the sharders that ask us for it."""
+    """The rest of Discord's ``GET /gateway/bot``, for sharders that ask us instead of Discord.
+
+    https://discord.com/developers/docs/events/gateway#get-gateway-bot
+    """
 
     url: str
     shards: int
@@ -51,9 +54,9 @@ class Gateway:
 class Queue:
     """All buckets of a bot.
 
-    ``interval`` and ``seat_ttl`` are in seconds. What happened before the queue was made
-    is unknown, so every bucket opens one interval later, or one hold if the journal cannot
-    tell whether a turn with ``confirm`` was granted right before.
+    ``interval`` and ``seat_ttl`` are in seconds. Nothing is known about the time before the
+    queue was created, so every bucket opens one interval later, or one hold later if the
+    journal cannot rule out that a turn with ``confirm`` was granted just before.
     """
 
     def __init__(
@@ -71,14 +74,14 @@ class Queue:
         self._seat_ttl = seat_ttl
         self._seats = count(1)
         self._resized = trio.Event()
-        self._former: list[Bucket] = []  # buckets before a resize, which may still have arrivals
+        self._former: list[Bucket] = []  # from before a resize; may still have arrivals
         self._move = Move[Turn]()
         self._ended = trio.Event()
-        self._turns: dict[Turn, None] = {}  # under way, in the order of their coming
+        self._turns: dict[Turn, None] = {}  # unfinished, in order of arrival
         self._turn_ended = trio.Event()
         self._closed = False
         self._warned_of_numberless = False
-        self._repeated: dict[int, int] = {}  # grants that were confirmed for too long, by shard
+        self._repeated: dict[int, int] = {}  # grants confirmed too late, by shard
         starts.count_nameless_as_one(really=layout.buckets == 1)
         wait = self.spacing.after_grant(confirm=starts.journal.may_hold)
         opens_at = late(self.started_at + wait)
@@ -88,11 +91,11 @@ class Queue:
 
     @property
     def spacing(self) -> Spacing:
-        """The seconds between grants, as they are configured or as an operator ordered."""
+        """The seconds between grants, as configured or as slowed down by an operator."""
         return self.starts.orders.spacing(self.configured)
 
     async def run(self) -> None:
-        """Run the buckets' tasks, for ever."""
+        """Run the buckets' tasks. Never returns."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._put_off_the_patient)
             while True:
@@ -107,7 +110,10 @@ class Queue:
         confirm: bool = False,
         wait: float | None = None,
     ) -> Turn:
-        """A turn that waits in the line of the shard's bucket, to be used as a context."""
+        """Start a turn in the line of the shard's bucket; use it as a context manager.
+
+        ``wait``: seconds after which the client wants to be told to ask again.
+        """
         if shard is None:
             self._warn_of_numberless()
         turn = Turn(shard, client, confirm=confirm, wait=wait, done=self._done)
@@ -122,7 +128,7 @@ class Queue:
         return self.buckets[self.layout.bucket_of(shard)]
 
     def place_of(self, shard: int) -> Place[Turn] | None:
-        """The seats and requests of a shard, if it has any."""
+        """The shard's seats and requests; None if it has none."""
         self._move.fetch(shard)
         return self.bucket_of(shard).line.of(shard)
 
@@ -136,7 +142,7 @@ class Queue:
         self._look_again()
 
     def follow_orders(self) -> None:
-        """Do what the operator's orders say, which have changed."""
+        """Apply the operator's orders after they have changed."""
         for bucket in self.buckets:
             bucket.pace.spacing = self.spacing
         self.coverage = Coverage()
@@ -145,10 +151,10 @@ class Queue:
     def confirm(
         self, shard: int, outcome: Outcome = "identified", grant: int | None = None
     ) -> bool:
-        """Take what a client says of its shard's grant; False if there is no such grant.
+        """Record what a client reports about a grant; False if there is no such grant.
 
-        Without ``grant``, its number, the shard's latest is meant. What is said of an earlier
-        one, or for longer than any identify takes, changes nothing.
+        ``grant`` is the grant's number; the default is the shard's latest. Reports about an
+        earlier grant, or that come later than any identify could take, change nothing.
         """
         now = trio.current_time()
         latest = self.starts.latest(shard, now)
@@ -167,20 +173,20 @@ class Queue:
         return True
 
     def end(self) -> None:
-        """From now on tell the patient to ask again later; the others go on waiting."""
+        """From now on, tell clients that set ``wait`` to ask again; the others keep waiting."""
         self.ending = True
         self._ended.set()
 
     async def empty(self) -> None:
-        """Wait until nobody waits, and no answer is on its way."""
+        """Return once no turn is waiting and no answer is still being sent."""
         while self._turns:
             self._turn_ended = trio.Event()
             await self._turn_ended.wait()
 
     async def close(self) -> None:
-        """Drop everybody who waits, and wait for the answers that are on their way.
+        """Drop all waiting turns, then wait for the answers that are still being sent.
 
-        To be called when the tasks have ended; nothing can be granted any more.
+        Call this after the tasks have ended, when nothing can be granted any more.
         """
         self._closed = True
         for number, turn in enumerate(list(self._turns), start=1):
@@ -190,7 +196,7 @@ class Queue:
         await self.empty()
 
     def seat(self, turn: Turn) -> Bucket:
-        """Seat a turn in the line of the bucket that its shard has now, if it is not yet."""
+        """Seat a turn in its shard's current bucket, unless it already has a seat."""
         bucket = self.bucket_of(turn.shard)
         self._move.fetch(key_of(turn))
         if turn.is_in_line is not None:
@@ -204,11 +210,11 @@ class Queue:
         return bucket
 
     def dismiss(self, turn: Turn) -> None:
-        """Take a turn without a grant out of the line; its seat is kept for a while."""
+        """Take a turn that was not granted out of the line; its seat is kept for a while."""
         now = trio.current_time()
         bucket = self.seat(turn)
         if not bucket.line.away:
-            bucket.look_again()  # from now on there is a seat to be forgotten one day
+            bucket.look_again()  # now there is a seat that will expire
         since = bucket.line.since(turn)
         bucket.line.leave(turn, now)
         turn.is_in_line = False
@@ -229,7 +235,7 @@ class Queue:
 
     def _end_hand_over(self, grant: int) -> None:
         now = trio.current_time()
-        for bucket in self.buckets:  # after a resize it may be in hand in all of them
+        for bucket in self.buckets:  # after a resize, all of them may have it in hand
             if grant in bucket.pace.in_hand:
                 bucket.pace.handed_over(grant, now)
                 bucket.look_again()
@@ -253,7 +259,7 @@ class Queue:
         self.report(BucketsChanged(layout.max_concurrency, layout.buckets, len(old)))
 
     async def _settle(self) -> None:
-        """Lead everybody to the buckets that there are now, some at a time."""
+        """Move everybody to the current buckets, a portion at a time."""
         await self._move_all()
         while self._former:
             if not self._former[0].take_arrivals(PORTION):
@@ -266,7 +272,7 @@ class Queue:
             await trio.lowlevel.checkpoint()
 
     async def _run_buckets(self) -> None:
-        """Run the buckets' tasks until there are others."""
+        """Run the buckets' tasks until a resize replaces the buckets."""
         async with trio.open_nursery() as nursery:
             for bucket in self.buckets:
                 nursery.start_soon(bucket.run, name=f"bucket {bucket.index}")
@@ -275,7 +281,7 @@ class Queue:
             nursery.cancel_scope.cancel()
 
     async def _put_off_the_patient(self) -> None:
-        """When the queue ends, tell them to ask again later, some at a time."""
+        """When the queue ends, tell clients that set ``wait`` to ask again, in portions."""
         await self._ended.wait()
         await self._move_all()
         waiting = [turn for bucket in self.buckets for turn in bucket.line]

@@ -1,6 +1,6 @@
-"""How those who wait stand: their position, what they wait for, and for how long.
+"""The standing of waiting requests: their position, what they wait for, and for how long.
 
-It reads the queue and changes nothing, but that whoever asks is seated by then.
+This module only reads the queue, except that a request that was not seated yet gets its seat.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ Reason = Literal[Obstacle, "interval", "crash_loop", "ending", "unknown_bot"]
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a waiting request stands.
+    """The standing of a waiting request.
 
-    ``expected_in`` is in seconds, None if nobody can know. ``reset_in``: seconds until
-    session starts come back, where that is what it waits for.
+    ``expected_in``: seconds until its grant, None if that cannot be known. ``reset_in``:
+    seconds until session starts become available again, if that is what it waits for.
     """
 
     position: int
@@ -31,7 +31,7 @@ class Standing:
 
 
 def standing_of(turn: Turn, queue: Queue) -> Standing:
-    """How one waiting request stands."""
+    """The standing of one waiting request."""
     now = trio.current_time()
     bucket = queue.seat(turn)
     reason: Reason = queue.starts.obstacle(now) or "interval"
@@ -49,7 +49,7 @@ def standing_of(turn: Turn, queue: Queue) -> Standing:
 
 
 def all_in_in(bucket: Bucket, queue: Queue) -> float | None:
-    """Seconds until the last of those who wait in a bucket is in, None if nobody can know."""
+    """Seconds until everybody in a bucket has been granted; None if that cannot be known."""
     if not bucket.line.waiting:
         return 0.0
     now = trio.current_time()
@@ -57,7 +57,7 @@ def all_in_in(bucket: Bucket, queue: Queue) -> float | None:
 
 
 def others_in_in(bucket: Bucket, queue: Queue) -> float | None:
-    """As `all_in_in`, but of those only whom no crash loop slows down."""
+    """Like `all_in_in`, but without the shards that are slowed down by a crash loop."""
     last = bucket.line.last_ready
     if last is None:
         return 0.0
@@ -66,7 +66,7 @@ def others_in_in(bucket: Bucket, queue: Queue) -> float | None:
 
 
 def seconds_until(granted_at: float, queue: Queue, now: float) -> float | None:
-    """How far away a grant is, None if it will not be given then or nobody can know."""
+    """Seconds until an expected grant; None if it cannot be given then, or nobody can know."""
     starts = queue.starts
     if starts.obstacle(now) or granted_at > queue.coverage.until(
         queue.buckets, starts.left(now), now

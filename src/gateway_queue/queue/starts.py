@@ -1,8 +1,8 @@
 """The bot's session starts: how many are left, which shards are slowed down, and spending one.
 
-All buckets share one `Starts`. To spend a start is to write it into the journal; what
-cannot be written is not granted. This module knows the trio clock and the journal, but no
-task and nothing of the order or the pace of grants.
+All buckets share one `Starts`. Spending a start means writing it to the journal; what cannot
+be written is not granted. This module knows the trio clock and the journal, but no tasks, and
+nothing about the order or the pace of grants.
 """
 
 import math
@@ -33,7 +33,7 @@ from gateway_queue.queue.rules.crash_loop import CrashLoop, Restarting
 from gateway_queue.queue.rules.last_day import LastDay
 from gateway_queue.queue.rules.orders import Orders, Pause, Slower
 
-# How long a grant may be confirmed.
+# For how many seconds a grant may be confirmed.
 CONFIRMABLE = 900.0
 
 Obstacle = Literal["paused", "limits_unknown", "reserve", "journal"]
@@ -49,9 +49,9 @@ class Grant:
 
 
 class Starts:
-    """What may be started, across all buckets.
+    """The session starts of a bot, across all its buckets.
 
-    ``retry`` is how many seconds after a failed write the journal is tried again.
+    ``retry``: seconds after a failed write until the journal is tried again.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Starts:
         self._journal_ready_at = -math.inf  # later: the last write failed; inf: lost
         self._usage = Usage.NORMAL
         self._nameless_are_one = True
-        self._latest: dict[int, Grant] = {}  # those that may still be confirmed, oldest first
+        self._latest: dict[int, Grant] = {}  # still confirmable, oldest first
         past_day, forgiven, orders = journal.last_day(), journal.forgiven(), journal.orders()
         now = trio.current_time()
         for past in past_day:
@@ -94,13 +94,13 @@ class Starts:
         return max(0, self.allowance.remaining(now) - self.allowance.reserved)
 
     def more_at(self, now: float) -> float:
-        """When a start may be spent: ``now`` or earlier if one may, inf if the clock can't tell."""
+        """When a start may be spent: ``now`` or earlier if at once, inf if not up to time."""
         return max(
             self.orders.paused_until(now), self._journal_ready_at, self.allowance.more_at(now)
         )
 
     def obstacle(self, now: float) -> Obstacle | None:
-        """Why nothing at all may be started."""
+        """Why nothing at all may be granted; None if something may."""
         if self.orders.paused_until(now) > now:
             return "paused"
         if not self.allowance.known:
@@ -110,7 +110,7 @@ class Starts:
         return "journal" if self._journal_ready_at > now else None
 
     def why_not_ready(self) -> str | None:
-        """What an operator has to mend before anything is granted; None if nothing."""
+        """What an operator has to fix before anything is granted; None if nothing."""
         if not self.allowance.known:
             return "Discord's session start limit is not known; the log says why"
         try:
@@ -126,26 +126,26 @@ class Starts:
         return None
 
     def back_in(self, now: float) -> float:
-        """Seconds until starts come back."""
+        """Seconds until session starts become available again."""
         more_at = self.allowance.more_at(now)
         return more_at - now if now < more_at < math.inf else self.allowance.reset_after(now)
 
     def count_nameless_as_one(self, *, really: bool) -> None:
-        """Whether requests that name no shard are one shard to the rule against crash loops.
+        """Say whether the crash loop rule treats requests without a shard as one shard.
 
-        They are where there is one bucket. Of several buckets' shards nobody can tell.
+        It does if there is one bucket. With several, there is no telling which shard asked.
         """
         self._nameless_are_one = really
         if not really:
             self.restarting.forgive(None)
 
     def forgive(self, shard: int) -> None:
-        """Forget how often a shard was granted, and that it is slowed down. Raises JournalError."""
+        """Forget a shard's recent grants, so that it is not slowed down. Raises JournalError."""
         self.journal.forgive(shard)
         self.restarting.forgive(shard)
 
     def latest(self, shard: int, now: float) -> Grant | None:
-        """The shard's latest grant, if it may still be confirmed."""
+        """The shard's latest grant; None if that cannot be confirmed any more."""
         grant = self._latest.get(shard)
         return grant if grant and grant.at + CONFIRMABLE > now else None
 
@@ -176,7 +176,7 @@ class Starts:
             self._journal_ready_at = math.inf
 
     def _remember(self, shard: int | None, grant: Grant, *, counts: bool = True) -> None:
-        """Take in a grant; ``counts``: to the rule against crash loops."""
+        """Count a grant; ``counts``: whether the crash loop rule counts it, too."""
         self.allowance.spend(grant.at)
         self.last_day.grant(shard, grant.at)
         if counts and (shard is not None or self._nameless_are_one):
@@ -184,7 +184,7 @@ class Starts:
         if shard is not None:
             self._forget_unconfirmable(grant.at)
             latest = self._latest.get(shard)
-            # After the clock was set back an older one may come last out of the journal.
+            # If the clock was set back, the journal may list an older grant last.
             if latest is None or grant.number > latest.number:
                 self._latest.pop(shard, None)
                 self._latest[shard] = grant
@@ -201,7 +201,7 @@ class Starts:
             self._report(CrashLooping(shard, level, eligible_at - now))
 
     def _watch_usage(self, now: float) -> None:
-        """Report each time half of the starts are used, or the reserve is reached."""
+        """Report whenever half of the starts are used or the reserve is reached."""
         if not self.allowance.known:
             return
         level = usage(self.allowance, now)
@@ -219,7 +219,7 @@ class Starts:
 
 
 def _restored(orders: Mapping[OrderKind, Order], now: float, *, survive_restart: bool) -> Orders:
-    """The orders that an operator gave before this start, or before this bot crashed."""
+    """The operator's orders from before this start, or from before this bot crashed."""
     restored = Orders()
     if pause := orders.get("pause"):
         since, until = now - pause.age, now + pause.left

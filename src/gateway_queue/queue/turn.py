@@ -1,4 +1,4 @@
-"""One request that waits for its shard's turn: what it asked for and what became of it."""
+"""One request that waits for its shard's turn: what it asked for, and how it ended."""
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 
 
 class Client(Protocol):
-    """Whoever waits, as far as the queue needs to know."""
+    """A waiting client, as far as the queue needs to know it."""
 
     @property
     def peer(self) -> str:
-        """Its address, for people to read."""
+        """The client's address, for people to read."""
         ...
 
     def has_left(self) -> bool:
-        """Whether a look at its connection shows, without waiting, that it has hung up."""
+        """Whether its connection shows that it has hung up; does not block."""
         ...
 
     def hand_over(self, grant: int) -> bool:
-        """Give it the grant with this number without waiting; False where that cannot be done.
+        """Send it the grant with this number without blocking; False if that is not possible.
 
-        True where it has hung up meanwhile, too: then nothing is left to be done.
+        Also True if it has hung up, because then there is nothing left to do.
         """
         ...
 
@@ -33,12 +33,12 @@ class Client(Protocol):
 class Turn:
     """A place in line, for as long as its context lasts.
 
-    The body of the context waits, and hands the grant over to the client unless the bucket
-    has: the interval to the bucket's next grant counts from its end. ``grant`` is the grant's
-    number in the journal, None until there is one; ``handed_over`` is what to report of it
-    at the end of the context, where the bucket has handed it over. ``confirm``: the client
-    will say when it has sent its identify. ``wait``: after so many seconds it wants to be
-    told to ask again.
+    The body of the context waits, and then sends the grant to the client unless the bucket
+    has done so. The interval before the bucket's next grant counts from the end of the
+    context. ``grant`` is the grant's number in the journal, None until there is one. If the
+    bucket has sent the grant, ``handed_over`` is the event to report when the context ends.
+    ``confirm``: the client will say when it has sent its identify. ``wait``: seconds after
+    which the client wants to be told to ask again.
     """
 
     # Thousands of these wait at once.
@@ -94,32 +94,32 @@ class Turn:
 
     @property
     def has_left(self) -> bool:
-        """The client hung up before it was granted."""
+        """Whether the client hung up before it was granted."""
         return self._left and self.grant is None
 
     @property
     def was_put_off(self) -> bool:
-        """The client waited for as long as it wanted to, and is to ask again."""
+        """Whether the client waited for as long as it wanted to, and should ask again."""
         ended_early = self._left or self._dropped
         return self.grant is None and not ended_early and self.waiting.cancelled_caught
 
     @property
     def was_dropped(self) -> bool:
-        """It ended without a grant, and its client is not to be answered."""
+        """Whether it ended without a grant, and its client must not be answered."""
         return self.grant is None and self._dropped
 
     async def wait(self, leaving: Callable[[], Awaitable[object]]) -> None:
-        """Wait for the grant, for as long as the client wants to, or until it is leaving."""
+        """Wait for the grant, until the client's ``wait`` is over or ``leaving`` returns."""
         with self.waiting:
             await leaving()
             self._left = True
 
     def leave(self) -> None:
-        """The bucket saw that the client has hung up, before its connection did."""
+        """End it because the bucket saw that the client hung up, before the connection did."""
         self._left = True
         self.waiting.cancel()
 
     def drop(self) -> None:
-        """End it: the client is not to be answered, unless it has been granted already."""
+        """End it; the client is not answered unless it has already been granted."""
         self._dropped = True
         self.waiting.cancel()

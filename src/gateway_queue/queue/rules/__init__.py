@@ -1,1 +1,1 @@
-"""The arithmetic of the queue. ``now`` comes in, values go out: no clock, no task, no I/O."""
+"""The queue's rules as pure code: ``now`` comes in, values go out. No clock, no tasks, no I/O."""

@@ -1,7 +1,7 @@
-"""How many session starts are left, by Discord's word or by our own count.
+"""How many session starts are left, according to Discord or to our own count.
 
 Pure: every function takes ``now`` (seconds on one monotonic clock) and returns a value.
-No clock, no task, no I/O. Every rounding goes the late way.
+No clock, no tasks, no I/O. Rounding is always towards later.
 """
 
 import math
@@ -17,28 +17,28 @@ from gateway_queue.queue.rules.pace import late
 # https://discord.com/developers/docs/events/gateway#session-start-limit-object
 DAY = 86_400.0
 
-# How far Discord's count may lag behind the identifies we allowed. Grants of this
-# many seconds before a reading was sent are taken off it once more.
+# How far Discord's count may lag behind the identifies we allowed, in seconds. Grants this
+# shortly before a reading was sent are subtracted from it, although it may include them.
 READING_LAG = 60.0
 
-# How often the limits are read while little is left: others may use the token too.
+# How often, in seconds, the limits are read when few starts are left: others may use the token.
 NEAR_RESERVE_REFRESH = 30.0
 
-# After a reset Discord's answer may still show the old window for a moment.
+# Seconds: just after a reset, Discord's answer may still show the old window.
 AFTER_RESET = 1.0
 STALE_REFRESH = 5.0
 
-# More buckets than any bot has; keeps a nonsensical answer from starting a task each.
+# More buckets than any bot has, so that a nonsensical answer cannot start millions of tasks.
 MOST_BUCKETS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class SessionStartLimit:
-    """Discord's session start limit at the moment of one reading.
+    """Discord's session start limit at the time of one reading.
 
     ``reset_after`` is in seconds (Discord sends milliseconds).
     https://discord.com/developers/docs/events/gateway#session-start-limit-object
-    Raises ValueError, which says what is wrong, for numbers that cannot be true.
+    Raises ValueError for impossible numbers; the message says what is wrong.
     """
 
     total: int
@@ -57,14 +57,14 @@ class SessionStartLimit:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Session starts that are never granted: a number, or a percentage of the total."""
+    """Session starts held in reserve: a number, or a percentage of the total."""
 
     amount: int
     is_percentage: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raise ValueError unless ``text`` is like ``50`` or ``5%``, at most ``100%``."""
+        """Parse ``50`` or ``5%`` (at most ``100%``); raises ValueError for anything else."""
         match = re.fullmatch(r"([0-9]{1,9})(%?)", text.strip())
         if match is None or (match[2] and int(match[1]) > 100):
             raise ValueError("neither a whole number nor a percentage from 0% to 100%")
@@ -80,7 +80,7 @@ class Reserve:
 
 
 class Usage(IntEnum):
-    """How much of the day's session starts is used; an operator alarms on the last two."""
+    """How many of the day's session starts are used; the last two are worth an alert."""
 
     NORMAL = 0
     HALF_USED = 1
@@ -99,15 +99,15 @@ class Allowance(Protocol):
     @property
     def reserved(self) -> int: ...
     def remaining(self, now: float) -> int:
-        """Session starts left before Discord acts, the reserve among them."""
+        """Session starts that Discord still allows, including the reserve."""
         ...
 
     def more_at(self, now: float) -> float:
-        """When a start may be granted: ``now`` or earlier if one may, inf if a reading decides."""
+        """When a start may be granted: ``now`` or earlier if at once, inf if a reading decides."""
         ...
 
     def reset_after(self, now: float) -> float:
-        """Seconds until starts come back."""
+        """Seconds until session starts become available again."""
         ...
 
     def spend(self, now: float) -> None: ...
@@ -115,10 +115,10 @@ class Allowance(Protocol):
 
 @dataclass(slots=True)
 class ReadAllowance:
-    """The session starts that Discord said remain, less what was granted since.
+    """The session starts that remain according to Discord, minus those granted since.
 
-    ``grants`` are the instants of grants that a reading may not show yet. A reset by
-    the clock changes nothing here: ``remaining`` rises only by a reading.
+    ``grants`` holds the instants of grants that a reading may not include yet. Nothing is
+    reset by the clock: ``remaining`` only rises when a reading says so.
     """
 
     read_from_discord: ClassVar[bool] = True
@@ -135,7 +135,7 @@ class ReadAllowance:
             self.grants.popleft()
 
     def withdraw(self) -> None:
-        """Forget the limit: what it said is not true any more."""
+        """Forget the limit, because it does not apply any more."""
         self.limit = None
 
     @property
@@ -163,7 +163,7 @@ class ReadAllowance:
         self.grants.append(now)
 
     def read_again_at(self, now: float, refresh: float) -> float:
-        """When the limit is next to be read, given that it is read every ``refresh`` seconds."""
+        """When to read the limit next, if it is normally read every ``refresh`` seconds."""
         if self.limit is None:
             return now
         if self.remaining(now) - self.reserved <= self.total // 20:
@@ -177,7 +177,7 @@ class ReadAllowance:
 
 @dataclass(slots=True)
 class CountedAllowance:
-    """Without a token: so many session starts in any 24 hours, counted by ourselves."""
+    """Without a token: ``total`` session starts in any 24 hours, which we count ourselves."""
 
     read_from_discord: ClassVar[bool] = False
 
@@ -209,7 +209,7 @@ class CountedAllowance:
 
 
 def usage(allowance: Allowance, now: float) -> Usage:
-    """How much of what may be granted is used."""
+    """The level that the use of session starts has reached."""
     remaining = allowance.remaining(now)
     if remaining <= allowance.reserved:
         return Usage.RESERVE_REACHED

@@ -1,7 +1,7 @@
-"""Which shards are slowed down: those that start again and again.
+"""Which shards are slowed down because they start over and over again.
 
 Pure: every function takes ``now`` (seconds on one monotonic clock) and returns a value.
-No clock, no task, no I/O.
+No clock, no tasks, no I/O.
 """
 
 import math
@@ -13,36 +13,36 @@ from heapq import heappop, heappush
 
 from gateway_queue.queue.rules.pace import late
 
-# The pauses between a looping shard's grants: the first, and the longest. A longest of 900 s
-# would let 16 shards in a loop use 1,680 session starts a day; this one, 560.
+# The first and the longest pause between a looping shard's grants, in seconds. With at most
+# 900 s, 16 shards in a loop would use 1,680 session starts a day; with this, 560.
 FIRST_PAUSE = 60.0
 LONGEST_PAUSE = 3600.0
 
 # A shard's level falls by one for each hour without a grant.
 HOUR = 3600.0
 
-# What stands for the shard of requests that name none.
+# Stands for the shard of requests that name none.
 NAMELESS = -1
 
-# The longest window of a rule, which is as far back as the journal reaches.
+# The longest window of a rule in seconds; the journal does not reach back any further.
 LONGEST_WINDOW = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class CrashLoop:
-    """A shard granted more than ``grants`` times in ``window`` seconds is in a crash loop."""
+    """The rule: more than ``grants`` grants of a shard in ``window`` seconds is a crash loop."""
 
     grants: int
     window: float
 
     @classmethod
     def parse(cls, text: str) -> "CrashLoop | None":
-        """None for ``off``; raises ValueError unless ``text`` is like ``6/600``."""
+        """Parse ``6/600``, or ``off`` as None; raises ValueError for anything else."""
         if text.strip() == "off":
             return None
         match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
         if match is None or not int(match[1]) or not 0 < int(match[2]) <= LONGEST_WINDOW:
-            raise ValueError("not like 6/600, which is 6 grants in 600 seconds")
+            raise ValueError("not of the form 6/600, which is 6 grants in 600 seconds")
         return cls(int(match[1]), float(match[2]))
 
     def __str__(self) -> str:
@@ -51,12 +51,12 @@ class CrashLoop:
 
 @dataclass(slots=True)
 class Restarts:
-    """How often one shard has been granted lately, and what that costs it.
+    """How often one shard has been granted recently, and how that slows it down.
 
-    A pure function of the shard's grants, which are fed in order. A grant beyond the rule,
-    or while there still is a level, raises the level; the shard is next eligible
-    min(60 * 2^(level-1), 3600) s after its last grant; the level falls for every hour
-    without one.
+    A pure function of the shard's grants, which must be passed in order. A grant that breaks
+    the rule, or that comes while the level is above 0, raises the level by one. The shard is
+    next eligible min(60 * 2^(level-1), 3600) s after its last grant. The level falls by one
+    for each hour without a grant.
     """
 
     rule: CrashLoop
@@ -84,23 +84,23 @@ class Restarts:
 
     @property
     def forgotten_at(self) -> float:
-        """From when on a shard that was never granted is no different."""
+        """When this shard becomes no different from one that was never granted."""
         return self.last + max(self.rule.window, self.level * HOUR)
 
 
 class Restarting:
-    """All shards that were granted lately, and which of them are slowed down.
+    """All recently granted shards, and which of them are slowed down.
 
-    ``rule`` None slows down nobody. All requests that name no shard count as one, None.
-    Instants come in order. What a grant or a question costs does not depend on how many
-    shards there are.
+    With ``rule`` None, no shard is slowed down. All requests that name no shard count as one
+    shard, None. Instants must be passed in order. The cost of a grant or a query does not
+    depend on the number of shards.
     """
 
     def __init__(self, rule: CrashLoop | None) -> None:
         self._rule = rule
         self._shards: dict[int, Restarts] = {}
-        self._slowed: list[tuple[float, int]] = []  # eligible when, in order; and which
-        self._to_forget: list[tuple[float, int]] = []  # a heap; there may be a later one for it
+        self._slowed: list[tuple[float, int]] = []  # (eligible at, shard), sorted
+        self._to_forget: list[tuple[float, int]] = []  # a heap; a shard may have a later entry
 
     def grant(self, shard: int | None, now: float) -> None:
         if self._rule is None:
@@ -121,7 +121,7 @@ class Restarting:
             self._take_out(_key(shard), restarts)
 
     def eligible_at(self, shard: int | None) -> float:
-        """When a shard may be granted again; -inf if it never was too often."""
+        """When a shard may be granted again; -inf if it is not in a crash loop."""
         restarts = self._shards.get(_key(shard))
         return restarts.eligible_at if restarts else -math.inf
 
@@ -134,7 +134,7 @@ class Restarting:
         return len(self._slowed) - bisect_right(self._slowed, (now, math.inf))
 
     def longest(self, now: float) -> Iterator[int | None]:
-        """Those that have to wait, the longest first."""
+        """The shards that have to wait, the longest wait first."""
         for eligible_at, key in reversed(self._slowed):
             if eligible_at <= now:
                 break

@@ -1,6 +1,6 @@
-"""What was granted in the last 24 hours, counted as it happens.
+"""The grants of the last 24 hours, counted as they happen.
 
-Pure: takes ``now`` in seconds; no clock, no task, no I/O.
+Pure: takes ``now`` in seconds. No clock, no tasks, no I/O.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ class Record:
 
 
 class LastDay:
-    """Counts grants and shards; grants come in the order of time."""
+    """Counts grants and shards; grants must be passed in order of time."""
 
     def __init__(self) -> None:
         self._grants: deque[tuple[float, int | None]] = deque()
@@ -41,22 +41,22 @@ class LastDay:
         return len(self._grants)
 
     def shards(self, now: float) -> int:
-        """How many shards were granted; requests without a number are none."""
+        """How many shards were granted; requests that name no shard do not count."""
         self._forget(now)
         return len(self._records) - (None in self._records)
 
     def of(self, shard: int | None, now: float) -> Record | None:
-        """The shard's grants, None if it had none."""
+        """The shard's grants; None if it had none."""
         self._forget(now)
         return self._records.get(shard)
 
     def all(self, now: float) -> list[int | None]:
-        """The shards that were granted, in no order; None stands for requests without one."""
+        """The granted shards, in no particular order; None: requests that name no shard."""
         self._forget(now)
         return list(self._records)
 
     def since(self, instant: float) -> Iterator[int | None]:
-        """The shard of each grant after this instant, the latest first."""
+        """The shard of each grant after this instant, latest first."""
         for at, shard in reversed(self._grants):
             if at <= instant:
                 break

@@ -1,13 +1,15 @@
-"""The order of seats in one bucket: who is here, who is away, whose turn it is.
+"""The order of seats in one bucket: who is present, who is away, whose turn it is.
 
-Pure: takes ``now`` in seconds; no clock, no task, no I/O. A *seat* is a shard's place
-in line. Seats are numbered across all lines and served by number. A seat outlives the
-connection that took it: whoever leaves and asks again for the shard within the time to
-live has the old place. Of several requests for one shard the newest holds the best
-seat, for the older may be a ghost of the newer.
+Pure: takes ``now`` in seconds. No clock, no tasks, no I/O.
 
-A shard in a crash loop stands aside until it is eligible. It keeps its seats, and
-nobody waits for it.
+A *seat* is a shard's place in line. Seats are numbered across all lines and served in order
+of their numbers. A seat outlives the connection that took it: a client that disconnects and
+asks again for the shard within the seat's time to live gets its old place back. If there are
+several requests for one shard, the newest has the best seat, because the older ones may be
+ghosts, connections whose client is gone.
+
+A shard in a crash loop stands aside until it is eligible. It keeps its seats, and delays
+nobody.
 """
 
 import math
@@ -18,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-# Seats forgotten in one go: a crowd that left together must not delay a grant.
+# Seats removed in one go: many clients that left at once must not delay a grant.
 FORGET_AT_ONCE = 200
 
 
@@ -32,23 +34,23 @@ R = TypeVar("R", bound=Request)
 
 class Seat(NamedTuple):
     number: int
-    since: float  # when it was taken first
-    own_number: int | None = None  # what its number was before it was put first
+    since: float  # when it was first taken
+    own_number: int | None = None  # its number before it was put first
 
 
 @dataclass(slots=True, eq=False)
 class Place(Generic[R]):
     """The seats and requests of one shard.
 
-    The requests that are here sit in the best seats, the newest in the best of all;
-    the seats beyond them are absent: their clients left, the last one at ``left_at``.
+    The requests take the best seats, the newest one the best of all. The remaining seats are
+    absent: their clients left, the last one at ``left_at``.
     """
 
-    key: Hashable  # the shard, or the request itself where it names none
-    seats: list[Seat] = field(default_factory=list)  # the best, which is the lowest, first
+    key: Hashable  # the shard, or the request itself if it names none
+    seats: list[Seat] = field(default_factory=list)  # sorted, the best (lowest) first
     requests: list[R] = field(default_factory=list)  # the newest last
     left_at: float = -math.inf
-    aside_until: float = -math.inf  # later than that: those who are here stand aside
+    aside_until: float = -math.inf  # above -inf: its requests stand aside
 
     @property
     def shard(self) -> int | None:
@@ -56,7 +58,7 @@ class Place(Generic[R]):
 
     @property
     def taken(self) -> list[Seat]:
-        """The seats whose client is here."""
+        """The seats whose client is present."""
         return self.seats[: len(self.requests)]
 
     @property
@@ -79,9 +81,9 @@ def _never(_: int | None) -> float:
 class Line(Generic[R]):
     """The seats of one bucket.
 
-    ``numbers`` is shared by all lines of a server; ``seat_ttl`` is in seconds.
-    ``eligible_at`` says when a shard may be granted again; what it says may change only by
-    a grant of that shard, and where `reconsider` is called.
+    ``numbers`` is shared by all lines of a bot; ``seat_ttl`` is in seconds. ``eligible_at``
+    returns when a shard may be granted again. Its result may only change when that shard is
+    granted; after any other change, call `reconsider`.
     """
 
     def __init__(
@@ -94,31 +96,31 @@ class Line(Generic[R]):
         self._seat_ttl = seat_ttl
         self._eligible_at = eligible_at
         self._places: dict[Hashable, Place[R]] = {}
-        # Places with absent seats, longest gone first.
+        # Places with absent seats, those gone the longest first.
         self._absent: OrderedDict[Hashable, Place[R]] = OrderedDict()
-        self._here: list[int] = []  # taken seats, in order
-        self._ready: list[int] = []  # those of them that do not stand aside, in order
-        self._aside: list[tuple[float, int]] = []  # the others: until when, in order; and which
-        self._by_seat: dict[int, Place[R]] = {}  # of the taken seats
+        self._here: list[int] = []  # the taken seats, sorted
+        self._ready: list[int] = []  # those that do not stand aside, sorted
+        self._aside: list[tuple[float, int]] = []  # the others: (until when, seat), sorted
+        self._by_seat: dict[int, Place[R]] = {}  # for the taken seats
         self._seats = 0  # taken and absent
 
     @property
     def waiting(self) -> int:
-        """How many requests are here."""
+        """How many requests are waiting."""
         return len(self._here)
 
     @property
     def aside(self) -> int:
-        """How many of those who are here stand aside."""
+        """How many of the waiting requests stand aside."""
         return len(self._aside)
 
     @property
     def away(self) -> int:
-        """How many seats are kept for clients who left."""
+        """How many seats are kept for clients that left."""
         return self._seats - len(self._here)
 
     def __iter__(self) -> Iterator[R]:
-        """The requests that are here, the best seat first."""
+        """The waiting requests, the best seat first."""
         return map(self._at, self._here)
 
     def __contains__(self, request: R) -> bool:
@@ -126,7 +128,7 @@ class Line(Generic[R]):
         return place is not None and request in place.requests
 
     def arrive(self, request: R, now: float) -> bool:
-        """Give the request its shard's old seat, or the next number; True if it is the old one."""
+        """Give the request its shard's old seat (and return True), or the next number."""
         key = key_of(request)
         place = self._places.get(key)
         if place is None:
@@ -144,7 +146,7 @@ class Line(Generic[R]):
         return returns
 
     def leave(self, request: R, now: float) -> None:
-        """Keep the seat of a client who left; one that named no shard is forgotten."""
+        """Keep the seat of a client that left; forget it if the client named no shard."""
         place = self._places[key_of(request)]
         self._vacate(place.taken[-1].number)
         place.requests.remove(request)
@@ -157,22 +159,22 @@ class Line(Generic[R]):
             self._absent[place.key] = place
 
     def next(self, now: float) -> R | None:
-        """The request in the best seat whose client is here and whose shard is eligible."""
+        """The request with the best seat whose shard is eligible; None if there is none."""
         self._rejoin(now)
         return self._by_seat[self._ready[0]].requests[-1] if self._ready else None
 
     @property
     def next_at(self) -> float:
-        """When somebody of those who wait is eligible; -inf if nobody has to be waited for."""
+        """When the first waiting shard is eligible; -inf if one is already."""
         return -math.inf if self._ready or not self._aside else self._aside[0][0]
 
     @property
     def last_ready(self) -> R | None:
-        """The request in the worst seat of those that do not stand aside, if there is any."""
+        """The last request that does not stand aside, if there is one."""
         return self._at(self._ready[-1]) if self._ready else None
 
     def grant(self, request: R) -> None:
-        """Take out the request that `next` named, and the best seat of its shard."""
+        """Remove the request that `next` returned, and the best seat of its shard."""
         place = self._places[key_of(request)]
         self._vacate(place.seats[0].number)
         del place.seats[0]
@@ -185,7 +187,7 @@ class Line(Generic[R]):
             self._put_aside(request.shard, eligible_at)
 
     def forget(self, now: float) -> None:
-        """Drop the seats of clients who left a time to live ago or longer, some at a time."""
+        """Remove seats that have been absent for their time to live, a portion at a time."""
         if self.forgets_at > now:
             return
         for place in list(islice(self._absent.values(), FORGET_AT_ONCE)):
@@ -205,24 +207,24 @@ class Line(Generic[R]):
         return math.inf
 
     def position(self, request: R) -> int:
-        """1 for the request in the best seat of those here."""
+        """The request's position in line, from 1."""
         return bisect_left(self._here, self._seat_of(request).number) + 1
 
     def since(self, request: R) -> float:
-        """When the request's seat was taken first, by it or by another for the shard."""
+        """When the request's seat was first taken, by this or another request for the shard."""
         return self._seat_of(request).since
 
     def granted_at(self, request: R, first_at: float, interval: float) -> float:
-        """When a request is likely to be granted: not later than that, as far as is known.
+        """When a request is likely to be granted, at the latest, as far as is known.
 
-        The line moves at ``first_at`` and once per interval from then on. Of those who stand
-        aside, at most so many are before it as have a better seat, and as are eligible by then.
+        The line moves at ``first_at`` and once per interval from then on. Of the requests that
+        stand aside, only those go before it that have a better seat and are eligible by then.
         """
         place = self._places[key_of(request)]
         number = place.seat_of(request).number
         ready = bisect_left(self._ready, number)
         aside = bisect_left(self._here, number) - ready
-        # The k-th of them goes before it if it is eligible when k others of them have gone.
+        # The k-th of them goes before it if it is eligible once k others of them have gone.
         sooner = bisect_right(
             range(aside),
             first_at + ready * interval,
@@ -231,37 +233,37 @@ class Line(Generic[R]):
         return max(first_at + (ready + sooner) * interval, place.aside_until)
 
     def all_granted_at(self, first_at: float, interval: float) -> float:
-        """When the last of those who are here is likely to be granted; there is somebody."""
+        """When the last waiting request is likely to be granted; there must be one."""
         last_at = first_at + (self.waiting - 1) * interval
         return max(last_at, self._aside[-1][0]) if self._aside else last_at
 
     def of(self, shard: int) -> Place[R] | None:
-        """The seats and requests of a shard, if it has any."""
+        """The shard's seats and requests; None if it has none."""
         return self._places.get(shard)
 
     def places(self) -> list[Place[R]]:
-        """All places as they are at this moment, in no order."""
+        """All places at this moment, in no particular order."""
         return list(self._places.values())
 
     def newest(self, shard: int) -> R | None:
-        """The newest request for a shard that is here."""
+        """The newest waiting request for a shard; None if there is none."""
         place = self._places.get(shard)
         return place.requests[-1] if place and place.requests else None
 
     def put_first(self, shard: int, number: int) -> None:
-        """Give the best seat of a shard that has one this number, which is below all others."""
+        """Give the shard's best seat this number, which must be below all others."""
         seat = self._places[shard].seats[0]
         own = seat.number if seat.own_number is None else seat.own_number
         self._renumber(shard, seat._replace(number=number, own_number=own))
 
     def take_back(self, shard: int) -> None:
-        """Give the best seat of a shard, which was put first, the number that it had."""
+        """Give the shard's best seat, which was put first, its own number back."""
         seat = self._places[shard].seats[0]
-        assert seat.own_number is not None  # noqa: S101 - the caller knows
+        assert seat.own_number is not None  # noqa: S101 - the caller checks
         self._renumber(shard, seat._replace(number=seat.own_number, own_number=None))
 
     def reconsider(self, shard: int) -> None:
-        """Ask again when a shard may be granted."""
+        """Ask ``eligible_at`` again when a shard may be granted."""
         place = self._places.get(shard)
         if place is None:
             return
@@ -273,7 +275,7 @@ class Line(Generic[R]):
             self._take(number, place)
 
     def drop(self, shard: int) -> Place[R]:
-        """Take out the seats of a shard that has some, and its requests."""
+        """Remove a shard's seats and requests, of which there must be some."""
         place = self._places.pop(shard)
         for seat in place.taken:
             self._vacate(seat.number)
@@ -282,7 +284,7 @@ class Line(Generic[R]):
         return place
 
     def disband(self) -> list[Place[R]]:
-        """Take out all places."""
+        """Remove and return all places."""
         places = self.places()
         for index in (self._places, self._absent, self._here, self._ready, self._aside):
             index.clear()
@@ -291,7 +293,7 @@ class Line(Generic[R]):
         return places
 
     def admit(self, place: Place[R]) -> None:
-        """Seat a place that was in another line; `settle` is to be called after the last."""
+        """Take over a place from another line; call `settle` after the last one."""
         self._places[place.key] = place
         self._seats += len(place.seats)
         if place.has_absent:
@@ -301,7 +303,7 @@ class Line(Generic[R]):
             self._take(seat.number, place)
 
     def settle(self) -> None:
-        """Bring those who are away into the order in which they are to be forgotten."""
+        """Sort the absent places into the order in which they expire."""
         self._absent = OrderedDict(sorted(self._absent.items(), key=lambda item: item[1].left_at))
 
     def _at(self, number: int) -> R:
@@ -336,7 +338,7 @@ class Line(Generic[R]):
             del self._ready[bisect_left(self._ready, number)]
 
     def _put_aside(self, shard: int | None, until: float) -> None:
-        """Let all who are here for a shard stand aside: after a grant there rarely is anybody."""
+        """Put all requests for a shard aside; after a grant there are rarely any left."""
         if shard is None:
             places = [place for place in self._places.values() if place.shard is None]
         else:
@@ -352,7 +354,7 @@ class Line(Generic[R]):
         self._aside.sort()
 
     def _rejoin(self, now: float) -> None:
-        """Let those who stand aside and are eligible by now have their seats in the line again."""
+        """Return those who stand aside, and are eligible by now, to their seats in the line."""
         eligible = bisect_right(self._aside, (now, math.inf))
         if not eligible:
             return
@@ -365,10 +367,10 @@ class Line(Generic[R]):
 
 
 class Move(Generic[R]):
-    """The way of all seats from old lines to new ones, a portion at a time.
+    """Moves all seats from old lines to new ones, a portion at a time.
 
-    Seats keep their numbers. Nobody may be granted or forgotten before all have come; the
-    place of whoever arrives, leaves or is asked about meanwhile is to be fetched first.
+    Seats keep their numbers. No seat may be granted or forgotten until all have been moved.
+    Before a shard arrives, leaves or is looked up in the meantime, call `fetch` for its place.
     """
 
     def __init__(
@@ -383,11 +385,11 @@ class Move(Generic[R]):
         self._bucket_of = bucket_of
 
     def __bool__(self) -> bool:
-        """Whether there are places that have not come yet."""
+        """Whether there are places still to be moved."""
         return bool(self._places)
 
     def fetch(self, key: Hashable) -> None:
-        """Have the place with this key come at once."""
+        """Move the place with this key at once."""
         place = self._places.pop(key, None)
         if place is None:
             return
@@ -397,11 +399,11 @@ class Move(Generic[R]):
                 line.settle()
 
     def some(self, at_most: int) -> None:
-        """Have so many more places come, less those that were fetched."""
+        """Move up to ``at_most`` more places."""
         for key in islice(self._keys, at_most):
             self.fetch(key)
 
 
 def key_of(request: Request) -> Hashable:
-    """The key of a request's place: its shard's number, or, where it names none, itself."""
+    """The key of a request's place: its shard, or the request itself if it names none."""
     return request if request.shard is None else request.shard

@@ -1,7 +1,7 @@
-"""What an operator may order of all buckets: a pause, and a slower pace.
+"""The orders that an operator may give to all buckets: a pause, and a slower pace.
 
-Pure: takes ``now`` in seconds; no clock, no task, no I/O. An order never lets anything be
-granted earlier than it would have been without.
+Pure: takes ``now`` in seconds. No clock, no tasks, no I/O. An order never makes a grant
+earlier than it would be without the order.
 """
 
 import math
@@ -14,7 +14,7 @@ from gateway_queue.queue.rules.pace import Spacing
 class Pause:
     """Nothing is granted from ``since`` until ``until``; inf: until somebody resumes.
 
-    ``survives_restart``: it does so after a restart, too.
+    ``survives_restart``: whether it still applies after a restart.
     """
 
     since: float
@@ -25,7 +25,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Slower:
-    """From ``since`` until ``until`` a grant keeps others off its bucket for ``interval``."""
+    """From ``since`` until ``until``, grants of a bucket are at least ``interval`` apart."""
 
     since: float
     until: float
@@ -35,27 +35,27 @@ class Slower:
 
 @dataclass(slots=True)
 class Orders:
-    """The orders that were given last, until they are taken back or have ended."""
+    """The latest orders, until they are withdrawn or expire."""
 
     pause: Pause | None = None
     slower: Slower | None = None
 
     def paused_until(self, now: float) -> float:
-        """When a pause is over: ``now`` or earlier if there is none, inf if somebody decides."""
+        """When the pause ends: ``now`` or earlier if there is none, inf if it is open-ended."""
         return self.pause.until if self.pause else now
 
     def spacing(self, configured: Spacing) -> Spacing:
-        """The seconds between grants, never less than those that are configured."""
+        """The seconds between grants, never less than what is configured."""
         return configured.at_least(self.slower.interval) if self.slower else configured
 
     @property
     def next_end_at(self) -> float:
-        """When the next order ends by itself; inf if none does."""
+        """When the next order expires; inf if none does."""
         orders = (self.pause, self.slower)
         return min((order.until for order in orders if order), default=math.inf)
 
     def end(self, now: float) -> list[Pause | Slower]:
-        """Take out the orders whose time is over."""
+        """Remove and return the orders that have expired."""
         ended: list[Pause | Slower] = []
         if self.pause and self.pause.until <= now:
             ended.append(self.pause)

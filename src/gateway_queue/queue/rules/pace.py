@@ -1,7 +1,7 @@
 """When a bucket may grant, and which shards share one.
 
 Pure: every function takes ``now`` (seconds on one monotonic clock) and returns a value.
-No clock, no task, no I/O. Every rounding goes the late way.
+No clock, no tasks, no I/O. Rounding is always towards later.
 """
 
 import math
@@ -9,21 +9,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-# One identify per 5 s and rate limit key:
+# Discord allows one identify per 5 s and rate limit key:
 # https://discord.com/developers/docs/events/gateway#rate-limiting
 IDENTIFY_INTERVAL = 5.0
 
-# A client that will confirm has this long to identify, in which nobody else is granted.
+# A client that will confirm has this many seconds to identify; nobody else is granted meanwhile.
 CONFIRM_HOLD = 10.0
 
-# What follows a confirmation: Discord's 5 s, and 0.3 s for the way of the identify.
+# Seconds after a confirmation: Discord's 5, plus 0.3 for the identify to reach Discord.
 AFTER_CONFIRMATION = 5.3
 
-# READY proves that the identify has arrived, so nothing has to be added to Discord's 5 s.
+# READY proves that the identify has arrived, so there is nothing to add to Discord's 5 s.
 AFTER_READY = IDENTIFY_INTERVAL
 
-# What a client may say of a grant: it has sent the identify, Discord has answered it with
-# READY, or with an op 9.
+# What a client may report about a grant: it has sent the identify, Discord has answered with
+# READY, or Discord has answered with op 9 (invalid session).
 Outcome = Literal["identified", "ready", "invalid_session"]
 
 
@@ -34,9 +34,9 @@ def late(instant: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which shards share a bucket: those with one rate limit key.
+    """Which shards share a bucket: those with the same rate limit key.
 
-    A cap joins whole keys, so that one key never falls into two buckets.
+    A cap merges whole keys, so that one key is never split across two buckets.
     https://discord.com/developers/docs/events/gateway#sharding-max-concurrency
     """
 
@@ -52,7 +52,7 @@ class Layout:
         return (shard or 0) % self.max_concurrency % self.buckets
 
     def how_many(self, bucket: int, shards: int) -> int:
-        """How many of the shards 0 to ``shards`` - 1 are in a bucket; in none more than in 0."""
+        """How many of the shards 0 to ``shards`` - 1 are in a bucket; bucket 0 has the most."""
         rounds, rest = divmod(shards, self.max_concurrency)
         keys = len(range(bucket, self.max_concurrency, self.buckets))
         keys_of_rest = len(range(bucket, rest, self.buckets))
@@ -63,9 +63,9 @@ class Layout:
 class Spacing:
     """The seconds between grants of one bucket.
 
-    ``interval`` follows a plain grant; it is more than Discord's 5 s because what counts
-    is when the identify arrives there. A grant to be confirmed is followed by ``hold``
-    until the confirmation, and then by ``confirmed``, or by ``ready`` where that was READY.
+    A plain grant is followed by ``interval``, which is longer than Discord's 5 s because what
+    counts is when the identify arrives there. A grant with ``confirm`` is followed by ``hold``
+    until it is confirmed, and then by ``confirmed``, or by ``ready`` if READY confirmed it.
     """
 
     interval: float
@@ -75,7 +75,7 @@ class Spacing:
 
     @classmethod
     def of(cls, interval: float) -> Self:
-        """The spacing for an interval; below Discord's 5 s, for tests, all of it shrinks."""
+        """The spacing for an interval; below Discord's 5 s (for tests), all of it is scaled."""
         scale = min(1.0, interval / IDENTIFY_INTERVAL)
         return cls(
             interval,
@@ -85,9 +85,9 @@ class Spacing:
         )
 
     def at_least(self, seconds: float) -> Self:
-        """A spacing in which nothing follows sooner than that, not even a confirmation.
+        """A spacing in which nothing follows sooner than ``seconds``, even when confirmed.
 
-        What is to be slow are the identifies, and those are later than their grants.
+        It is the identifies that have to be slow, and these come later than their grants.
         """
         return type(self)(
             interval=max(self.interval, seconds),
@@ -104,29 +104,29 @@ class Spacing:
 class Pace:
     """When one bucket may grant.
 
-    A grant is *in hand* until its answer has been given to the socket. Nothing else
-    is granted meanwhile: if the event loop stalls between the two, the gap that the
-    clients see must not shrink.
+    A grant is *in hand* until its answer has been written to the socket. Nothing else is
+    granted until then: if the event loop stalls between the two, the gap that clients see must
+    not shrink.
 
-    ``spacing`` may change at any time, and counts from the next grant on: what is said of a
-    grant is judged by the spacing that it was given with.
+    ``spacing`` may change at any time and applies from the next grant on. A report about a
+    grant is judged by the spacing in effect when it was given.
     """
 
     spacing: Spacing
     opens_at: float
-    in_hand: dict[int, float] = field(default_factory=dict)  # grant: seconds to keep after it
+    in_hand: dict[int, float] = field(default_factory=dict)  # grant number: seconds to follow it
     unconfirmed: int | None = None  # the grant whose confirmation ends the hold
     granted_with: Spacing | None = None  # the spacing of the latest grant
 
     @property
     def ready_at(self) -> float:
-        """The instant from which the bucket may grant; unknown while a grant is in hand."""
+        """When the bucket may grant; inf (unknown) while a grant is in hand."""
         return math.inf if self.in_hand else self.opens_at
 
     def grant(
         self, number: int, now: float, *, confirm: bool = False, in_hand: bool = True
     ) -> None:
-        """A grant was given, and its answer with it unless that is still ``in_hand``."""
+        """Record a grant; ``in_hand``: its answer has not been written yet."""
         seconds = self.spacing.after_grant(confirm=confirm)
         self.granted_with = self.spacing
         self.opens_at = late(now + seconds)
@@ -140,9 +140,9 @@ class Pace:
             self.opens_at = max(self.opens_at, late(now + seconds))
 
     def confirm(self, number: int, now: float, outcome: Outcome = "identified") -> None:
-        """Take what a client says of a grant: it ends the grant's hold, or opens later.
+        """Record a client's report about a grant: it ends the hold, or postpones the opening.
 
-        What overtakes the end of its own answer counts from the hand-over.
+        A report that arrives before its own answer was fully written counts from that moment.
         """
         spacing = self.granted_with or self.spacing
         seconds = spacing.ready if outcome == "ready" else spacing.confirmed
