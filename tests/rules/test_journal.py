@@ -445,7 +445,7 @@ class TestRefusedFile:
         ("content", "why"),
         [
             (b"not a database, and it never was one\n", "damaged.*Move it away"),
-            (b"SQLite format 3\0" + b"\xff" * 4096, "an SQLite file of another program"),
+            (b"SQLite format 3\0" + b"\xff" * 4096, "another program's SQLite file"),
             (b"\0" * 8192, "damaged.*Move it away"),
             (b"too short", "damaged.*Move it away"),
         ],
@@ -481,7 +481,7 @@ class TestRefusedFile:
     def test_the_database_of_another_program(self, path: Path) -> None:
         make_sqlite_file(path, application_id=1, version=SCHEMA_VERSION)
         content = path.read_bytes()
-        with pytest.raises(JournalError, match="of another program; it was left as it is"):
+        with pytest.raises(JournalError, match="program's SQLite file; it was left unchanged"):
             journal_at(path)
         assert path.read_bytes() == content
 
@@ -489,13 +489,13 @@ class TestRefusedFile:
         make_sqlite_file(path, application_id=1)
         with closing(sqlite3.connect(path)) as database:
             database.execute("DROP TABLE letters")
-        with pytest.raises(JournalError, match="of another program"):
+        with pytest.raises(JournalError, match="another program's SQLite file"):
             journal_at(path).close()
 
     def test_a_journal_of_a_newer_version(self, path: Path) -> None:
         make_sqlite_file(path, application_id=APPLICATION_ID, version=SCHEMA_VERSION + 1)
         content = path.read_bytes()
-        with pytest.raises(JournalError, match=f"version {SCHEMA_VERSION + 1}.*left as it is"):
+        with pytest.raises(JournalError, match=f"version {SCHEMA_VERSION + 1}.*left unchanged"):
             journal_at(path)
         assert path.read_bytes() == content
 

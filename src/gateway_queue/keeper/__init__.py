@@ -1,1 +1,1 @@
-"""Where grants are recorded, so that they outlive the process."""
+"""Records grants so that they outlive the process."""

@@ -1,10 +1,10 @@
-"""Whose journal it is: one process's, for as long as that process lives.
+"""Locks the journal for one process, for as long as that process lives.
 
-The kernel holds these locks and frees them when their process dies. There are three,
-because each can be got around: a lock file can be deleted, and so can the journal itself.
-An abstract socket cannot, but it is only seen within its network namespace. Where even
-that is not enough (two containers and a deleted directory), the first process finds its
-files gone before it grants again.
+The kernel holds these locks and frees them when their process dies. There are three, because
+each can be bypassed: the lock file can be deleted, and so can the journal itself. An abstract
+socket cannot, but it is only visible within its network namespace. If even that is not enough
+(two containers and a deleted directory), the first process finds its files gone before it
+grants again.
 """
 
 import errno
@@ -18,19 +18,19 @@ from pathlib import Path
 
 from gateway_queue.queue.journal import JournalError, JournalLostError
 
-# The byte before those that SQLite locks in its file, which begin with PENDING_BYTE:
+# The byte before the ones that SQLite locks in its file, which begin with PENDING_BYTE:
 # https://www.sqlite.org/src/file?name=src/os.h
 OUR_BYTE = 0x40000000 - 1
 
 
 class JournalHeldError(JournalError):
-    """Another process has the journal; the message names it."""
+    """Another process holds the journal; the message names it."""
 
 
 class Lock:
-    """The sole right to a journal, from when this is made until ``release``.
+    """An exclusive lock on a journal, from its creation until ``release``.
 
-    Raises JournalHeldError while another process has it, OSError where the place is of no use.
+    Raises JournalHeldError while another process holds it, OSError if the path is unusable.
     """
 
     def __init__(self, file: Path) -> None:
@@ -46,13 +46,13 @@ class Lock:
             self._release = held.pop_all()
 
     def _take(self, held: ExitStack) -> None:
-        """Raise BlockingIOError if somebody else has any of it."""
+        """Raise BlockingIOError if another process holds any of the locks."""
         _take_address(self._file, held)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         lock = _open(self._lock_file, held)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Open for as long as SQLite has the file: to close a file frees all the locks that
-        # SQLite has on it (https://www.sqlite.org/howtocorrupt.html, 2.2).
+        # Kept open for as long as SQLite has the file open: closing it would release all locks
+        # that SQLite holds on it (https://www.sqlite.org/howtocorrupt.html, 2.2).
         self._journal = _open(self._file, held)
         self._journal_is_locked = _take_byte(self._journal)
         os.ftruncate(lock, 0)
@@ -64,22 +64,22 @@ class Lock:
         except OSError:
             holder = ""
         return JournalHeldError(
-            f"the journal {self._file} is in use by {holder or 'another process'}; two servers on"
-            " one journal would grant twice. Stop that one, or give this one another journal"
+            f"the journal {self._file} is in use by {holder or 'another process'}; two servers"
+            " sharing a journal would grant twice. Stop that server, or use another journal"
         )
 
     def watch(self) -> None:
-        """From now on these are the journal's files: to be called when SQLite has made them."""
+        """Remember which files are the journal's; call this once SQLite has created them."""
         files = [self._file, *(Path(f"{self._file}{end}") for end in ("-wal", "-shm"))]
         if not self._journal_is_locked:
             files.append(self._lock_file)
         self._known = {file: file.stat() for file in files if file.exists()}
-        self._known[self._file] = os.fstat(self._journal)  # the one that is locked
+        self._known[self._file] = os.fstat(self._journal)  # the file that is locked
 
     def check(self) -> None:
-        """Raise JournalLostError if somebody took the files away, or a part of them.
+        """Raise JournalLostError if the files were deleted, replaced or truncated.
 
-        It costs microseconds, as each grant waits for it.
+        Takes microseconds, because every grant waits for it.
         """
         for file, known in self._known.items():
             try:
@@ -94,7 +94,7 @@ class Lock:
         self._size = size
 
     def release(self) -> None:
-        """Give the journal up; to be called when SQLite has closed it."""
+        """Release the journal; call this after SQLite has closed it."""
         self._release.close()
 
 
@@ -105,9 +105,9 @@ def _open(file: Path, held: ExitStack) -> int:
 
 
 def _take_address(file: Path, held: ExitStack) -> None:
-    """Bind the abstract socket of a path, if the system has such sockets.
+    """Bind the abstract socket named after a path, if the system has abstract sockets.
 
-    Containers may share the network, but not the files: they differ in their root.
+    The name includes the root directory: containers may share a network but not their files.
     """
     root = Path("/").stat()
     place = os.fsencode(f"{root.st_dev} {root.st_ino} {file}")
@@ -120,10 +120,10 @@ def _take_address(file: Path, held: ExitStack) -> None:
 
 
 def _take_byte(journal: int) -> bool:
-    """Lock a byte of the journal for this descriptor; False if the system has no such locks.
+    """Lock a byte of the journal for this descriptor; False if the system lacks such locks.
 
-    Unlike SQLite's, such a lock ends only with its descriptor (fcntl(2), "Open file
-    description locks").
+    Unlike SQLite's locks, it ends only with its descriptor (fcntl(2), "Open file description
+    locks").
     """
     if not hasattr(fcntl, "F_OFD_SETLK"):
         return False

@@ -1,9 +1,10 @@
 """The durable record of grants: counts session starts across restarts.
 
-One SQLite file for all bots of a server, written inline before each answer. Times are wall
-clock here, because they outlive the process; everywhere else they are seconds on the trio
-clock. The journal knows nothing of buckets' timing: every start is an unknown past, so
-spacing never depends on a file. What an operator ordered is kept beside the grants.
+One SQLite file holds the journals of all bots of a server; it is written synchronously, before
+each answer. Times are wall clock here, because they outlive the process; everywhere else they
+are seconds on the trio clock. The journal knows nothing about the spacing of grants, which
+never depends on a file: after every start, the past counts as unknown. An operator's orders
+are stored beside the grants.
 """
 
 import math
@@ -24,17 +25,17 @@ from gateway_queue.queue.journal import (
 )
 from gateway_queue.queue.rules.allowance import DAY
 
-# SQLite's header field that tells whose file this is ("GwyQ"), and the layout of ours.
+# The header field that says which program a SQLite file belongs to ("GwyQ"), and our layout.
 APPLICATION_ID = 0x47777951
 SCHEMA_VERSION = 3
 
-# The layout of a file that had one bot, and did not say which. The next one had no orders.
+# The layout of files with one bot, which they did not name. Layout 2 had no orders.
 ONE_BOT = 1
 
-# How long a start waits for somebody who is just writing to the file, in seconds.
+# For how many seconds a start waits while another process is writing to the file.
 PATIENCE = 5.0
 
-# What is older than a day is of no use; how often it is removed, in seconds.
+# How often, in seconds, grants are removed that are over a day old.
 PRUNE_INTERVAL = 3600.0
 
 WRITTEN_BY_ANOTHER = "another process wrote to it"
@@ -46,7 +47,7 @@ CREATE TABLE grants (
     granted_at REAL NOT NULL,  -- Unix time, seconds
     shard INTEGER,             -- NULL: the request named none
     bucket INTEGER NOT NULL,
-    confirm INTEGER NOT NULL,  -- 1: the client was to say when it has identified
+    confirm INTEGER NOT NULL,  -- 1: the client promised to say when it has identified
     PRIMARY KEY (bot, number)
 ) WITHOUT ROWID;
 """
@@ -57,7 +58,7 @@ CREATE TABLE orders (
     kind TEXT NOT NULL,        -- pause or slower
     value TEXT NOT NULL,       -- the reason, or the interval in seconds
     given_at REAL NOT NULL,    -- Unix time, seconds
-    until REAL,                -- NULL: until it is taken back
+    until REAL,                -- NULL: until it is withdrawn
     PRIMARY KEY (bot, kind)
 ) WITHOUT ROWID;
 """
@@ -66,7 +67,7 @@ FORGIVEN = """
 CREATE TABLE forgiven (
     bot TEXT NOT NULL,
     shard INTEGER NOT NULL,
-    number INTEGER NOT NULL,   -- of the latest grant that is
+    number INTEGER NOT NULL,   -- of the latest forgiven grant
     PRIMARY KEY (bot, shard)
 ) WITHOUT ROWID;
 """
@@ -75,10 +76,10 @@ SCHEMA = GRANTS + ORDERS + FORGIVEN
 
 
 class Journals:
-    """The journals of all bots, in one open file. Its owner is the only process that writes it.
+    """The journals of all bots, in one open file, which only this process writes to.
 
-    Where somebody damages it or takes it away, it is lost, and stays so until the next start:
-    only that lets enough time pass for whatever another process may have granted meanwhile.
+    If the file is damaged, replaced or removed, it is lost, and remains so until the next
+    start: another process may have granted meanwhile, and only a start waits for that to pass.
     """
 
     def __init__(self, database: sqlite3.Connection, lock: Lock | None, name: str) -> None:
@@ -86,26 +87,26 @@ class Journals:
         self.name = name
         self.survives_restart = lock is not None
         self._lock = lock
-        self._lost: str | None = None  # why it is
+        self._lost: str | None = None  # the reason, if it is lost
 
     @classmethod
     def in_memory(cls) -> Self:
-        """Journals that keep nothing beyond this process."""
+        """Create journals that do not outlive this process."""
         database = sqlite3.connect(":memory:", isolation_level=None)
         database.executescript(SCHEMA)
         return cls(database, None, "memory")
 
     @classmethod
     def at(cls, path: Path, *, heir: str) -> Self:
-        """Open or create the file and take its lock, which the kernel frees at our death.
+        """Open or create the file and take its lock, which the kernel frees if we die.
 
-        The grants in a file from when there was one for each bot become those of ``heir``.
+        In a file of the layout with one bot, the grants become those of the bot ``heir``.
 
-        Raises JournalHeldError while another process has it, JournalError where the file
-        cannot be used. A file that is not a journal of ours is never changed.
+        Raises JournalHeldError while another process holds it, JournalError if the file cannot
+        be used. A file that is not one of our journals is never changed.
         """
         with _explained(path):
-            file = path.resolve()  # one lock, whatever the name it is called by
+            file = path.resolve()  # one lock, whatever path leads to it
             if file.is_dir():
                 raise IsADirectoryError(f"{file} is a directory, not a file")
             if file.parent.is_file():
@@ -130,7 +131,7 @@ class Journals:
             self._lock.release()
 
     def check_owner(self) -> None:
-        """Raise JournalLostError if the file is not ours any more; takes microseconds."""
+        """Raise JournalLostError if the file is no longer ours; takes microseconds."""
         if self._lost is not None:
             raise JournalLostError(self._lost)
         if self._lock is not None:
@@ -139,7 +140,7 @@ class Journals:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Explain errors, and remember what no second try can mend."""
+        """Turn errors into JournalError, and remember those that a retry cannot fix."""
         try:
             with _explained(self.name):
                 yield
@@ -149,7 +150,7 @@ class Journals:
 
 
 class SQLiteJournal:
-    """The journal of one bot, in a file that it shares with others."""
+    """The journal of one bot, in a file shared by all bots of the server."""
 
     def __init__(self, file: Journals, bot: str) -> None:
         self.name = file.name
@@ -158,9 +159,10 @@ class SQLiteJournal:
         self._database = file.database
         self._bot = bot
         self._pruned_at = -math.inf
-        # With a row, what came before this file is long past: it was only recorded a hold
-        # after the bot's first start with it. The rows' times prove nothing, as the clock may
-        # have been set forward; but that none was to be confirmed, they prove.
+        # If there is a row, whatever happened before this file existed is long past, because
+        # the first row was written a hold after the bot's first start with it. The times in
+        # the rows prove nothing, since the clock may have been set forward; but they do tell
+        # whether any grant was given with `confirm`.
         number, may_hold = self._database.execute(
             "SELECT ifnull(max(number), 0), ifnull(max(confirm), 1) FROM grants WHERE bot = ?",
             (bot,),
@@ -171,7 +173,7 @@ class SQLiteJournal:
     def record(self, shard: int | None, bucket: int, *, confirm: bool = False) -> int:
         """Write one grant, durably enough to survive ``kill -9``, and return its number.
 
-        Raises JournalError when it cannot be written, and then nothing is.
+        Raises JournalError if it cannot be written; then nothing is written.
         """
         self.check_owner()
         number = self._number + 1
@@ -188,9 +190,9 @@ class SQLiteJournal:
         return number
 
     def _prune(self) -> None:
-        """Remove what is older than a day by the clock, and than the last time for certain.
+        """Remove grants over a day old by the clock, except those given since the last pruning.
 
-        The clock may just have been set forward; the next start has to know of the last rows.
+        The clock may have just been set forward, and the next start needs the latest rows.
         """
         now = time.monotonic()
         if now - self._pruned_at > PRUNE_INTERVAL:
@@ -206,7 +208,7 @@ class SQLiteJournal:
             self._pruned_at, self._prunable = now, self._number
 
     def check(self) -> None:
-        """Raise JournalError unless it is ours and was just written to."""
+        """Raise JournalError unless it is ours and a test write succeeds."""
         self.check_owner()
         with self._file.explained():
             _write_nothing(self._database)
@@ -216,13 +218,13 @@ class SQLiteJournal:
                 raise JournalLostError(WRITTEN_BY_ANOTHER)
 
     def check_owner(self) -> None:
-        """Raise JournalLostError if it is not ours any more; takes microseconds."""
+        """Raise JournalLostError if it is no longer ours; takes microseconds."""
         self._file.check_owner()
 
     def last_day(self) -> list[Past]:
-        """The grants of the last 24 hours, the oldest first.
+        """The grants of the last 24 hours, oldest first.
 
-        A grant that seems to lie in the future (the clock was set back) counts as new.
+        A grant that appears to be in the future (the clock was set back) counts as new.
         """
         now = time.time()
         with self._file.explained():
@@ -237,7 +239,7 @@ class SQLiteJournal:
         ]
 
     def order(self, kind: OrderKind, order: Order | None) -> None:
-        """Keep an order in place of the last one of this kind; None: keep none."""
+        """Store an order in place of the last one of its kind; None removes that."""
         self.check_owner()
         now = time.time()
         with self._file.explained():
@@ -253,9 +255,9 @@ class SQLiteJournal:
             )
 
     def orders(self) -> dict[OrderKind, Order]:
-        """The orders that are kept and whose time is not over.
+        """The stored orders that have not expired.
 
-        One that seems to lie in the future (the clock was set back) counts as new.
+        One that appears to be in the future (the clock was set back) counts as new.
         """
         now = time.time()
         with self._file.explained():
@@ -270,7 +272,7 @@ class SQLiteJournal:
         }
 
     def forgive(self, shard: int) -> None:
-        """Keep in mind that all grants of a shard so far are forgiven."""
+        """Record that all grants of a shard so far are forgiven."""
         self.check_owner()
         with self._file.explained():
             self._database.execute(
@@ -279,7 +281,7 @@ class SQLiteJournal:
             )
 
     def forgiven(self) -> dict[int, int]:
-        """Of each shard that was forgiven, the number up to which its grants are."""
+        """For each forgiven shard, the number of its latest forgiven grant."""
         with self._file.explained():
             rows = self._database.execute(
                 "SELECT shard, number FROM forgiven WHERE bot = ?", (self._bot,)
@@ -301,7 +303,7 @@ def _opened(path: Path, heir: str) -> sqlite3.Connection:
         database.execute("PRAGMA synchronous = NORMAL")
         _migrate(database, heir)
         _write_nothing(database)
-        # From now on writes are inline, and wait for nobody.
+        # From now on writes are synchronous, and must not wait for other processes.
         database.execute("PRAGMA busy_timeout = 0")
     except BaseException:
         database.close()
@@ -310,8 +312,8 @@ def _opened(path: Path, heir: str) -> sqlite3.Connection:
 
 
 def _migrate(database: sqlite3.Connection, heir: str) -> None:
-    """Bring a file of an earlier layout to ours; the grants of one bot become this bot's."""
-    # Not in the header: what was committed may still be in the write-ahead log.
+    """Migrate a file from an earlier layout; grants without a bot become those of ``heir``."""
+    # Not read from the header: committed changes may still be in the write-ahead log.
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version == SCHEMA_VERSION:
         return
@@ -337,7 +339,7 @@ def _examine(database: sqlite3.Connection) -> None:
 
 
 def _write_nothing(database: sqlite3.Connection) -> None:
-    """Write to the file as a grant does, and leave nothing behind."""
+    """Write to the file in the way a grant does, leaving nothing behind."""
     with _transaction(database):
         database.execute("INSERT INTO grants VALUES ('', -1, 0, NULL, 0, 0)")
         database.execute("DELETE FROM grants WHERE bot = '' AND number = -1")
@@ -345,7 +347,7 @@ def _write_nothing(database: sqlite3.Connection) -> None:
 
 @contextmanager
 def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """All of the body is written, or nothing."""
+    """Either all of the body is written, or nothing."""
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -357,7 +359,7 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 
 def _is_new(path: Path) -> bool:
-    """Whether there is no journal yet; reads the header of SQLite's file and touches nothing.
+    """Whether there is no journal yet; reads the header of the SQLite file, changes nothing.
 
     https://www.sqlite.org/fileformat.html#the_database_header
     """
@@ -366,14 +368,14 @@ def _is_new(path: Path) -> bool:
     with path.open("rb") as file:
         header = file.read(100)
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
-        raise sqlite3.DatabaseError("it is not an SQLite file")
+        raise sqlite3.DatabaseError("it is not a SQLite file")
     if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise JournalError(f"{path} is an SQLite file of another program; it was left as it is")
+        raise JournalError(f"{path} is another program's SQLite file; it was left unchanged")
     version = int.from_bytes(header[60:64], "big")
     if not ONE_BOT <= version <= SCHEMA_VERSION:
         raise JournalError(
             f"{path} was written by another version of gateway-queue (journal version {version},"
-            f" this one reads {ONE_BOT} to {SCHEMA_VERSION}); it was left as it is"
+            f" this one reads {ONE_BOT} to {SCHEMA_VERSION}); it was left unchanged"
         )
     return False
 
@@ -384,13 +386,13 @@ def _explained(path: Path | str) -> Iterator[None]:
         yield
     except JournalLostError as error:
         raise JournalLostError(
-            f"the journal {path} is not this server's any more: {error}. Nothing is granted until"
-            " this server is restarted"
+            f"the journal {path} no longer belongs to this server: {error}. Nothing is granted"
+            " until this server is restarted"
         ) from None
     except (OSError, sqlite3.OperationalError) as error:
         raise JournalError(f"cannot use the journal {path}: {error}") from error
     except sqlite3.DatabaseError as error:
         raise JournalLostError(
-            f"the journal {path} is damaged ({error}); it was left as it is. Move it away and"
-            " restart to begin a new one: the session starts it counted are then forgotten"
+            f"the journal {path} is damaged ({error}); it was left unchanged. Move it away and"
+            " restart to begin a new one, which forgets the session starts counted so far"
         ) from error
