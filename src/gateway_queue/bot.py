@@ -21,22 +21,22 @@ from gateway_queue.watch.feed import Feed
 from gateway_queue.watch.metrics import BotMetrics
 from gateway_queue.watch.status import Status
 
-# How long a bot that crashed pauses, in seconds: doubled from the first to the longest.
+# How long a crashed bot pauses, in seconds: doubled each time, from the first to the longest.
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 
-# What ran for so long without a crash begins with the first pause again.
+# After this many seconds without a crash, the next pause is the first one again.
 GOOD_RUN = 300.0
 
 
-# How often an operator may have the limits read, in seconds: Discord has limits for that, too.
+# How often, in seconds, an operator may have the limits read: Discord limits that, too.
 READ_EVERY = 15.0
 
 
 class Bot:
-    """One bot, for as long as its settings stay as they are but for its token and keys.
+    """One bot, for as long as none of its settings change except the token and the keys.
 
-    ``journal`` opens its journal, at the start and after a crash. Raises JournalError.
+    ``journal`` opens its journal, at the start and after a crash; it may raise JournalError.
     """
 
     queue: Queue
@@ -70,13 +70,13 @@ class Bot:
 
     @property
     def api_key(self) -> str | None:
-        """What opens this bot and no other."""
+        """The API key of this bot only."""
         key = self.settings.api_key
         return key.get_secret_value() if key else None
 
     @property
     def operator_key(self) -> str | None:
-        """What lets an operator steer this bot and no other."""
+        """The operator key of this bot only."""
         key = self.settings.operator_key
         return key.get_secret_value() if key else None
 
@@ -84,20 +84,20 @@ class Bot:
         return self._has_operator or self.operator_key is not None
 
     def why_not_ready(self) -> str | None:
-        """What an operator has to mend before anything is granted; None if nothing."""
+        """What an operator has to fix before anything is granted; None if nothing."""
         if self._has_crashed:
-            return f"the bot {self.name} failed and begins again in a moment; the log says why"
+            return f"the bot {self.name} crashed and restarts in a moment; see the log"
         return self.queue.starts.why_not_ready()
 
     def may_become(self, settings: Settings) -> bool:
-        """Whether `become` will do for these settings, and no new bot has to be made."""
+        """Whether `become` can apply these settings, so that no new bot is needed."""
         if bot_of(settings.token, self.name) != self.application:
             return False
         secrets = {name: getattr(self.settings, name) for name in ("token", *KEYS)}
         return settings.model_copy(update=secrets) == self.settings
 
     def become(self, settings: Settings) -> bool:
-        """Take another token or key of the same bot; False if nothing has changed."""
+        """Apply a new token or key of the same bot; False if nothing has changed."""
         before, self.settings = self.settings, settings
         if settings.token != before.token:
             if isinstance(allowance := self.queue.starts.allowance, ReadAllowance):
@@ -107,20 +107,20 @@ class Bot:
 
     @property
     def may_read_limits_in(self) -> float:
-        """In how many seconds an operator may `read_limits_now`; 0: now."""
+        """Seconds until an operator may call `read_limits_now`; 0: now."""
         return max(0.0, self._read_ordered_at + READ_EVERY - trio.current_time())
 
     def read_limits_now(self) -> None:
-        """Have Discord asked for the limits at once, or as soon as it permits."""
+        """Have the limits read from Discord at once, or as soon as Discord permits."""
         self._read_ordered_at = trio.current_time()
         self._read_now.ring()
         self._report(ReadingOrdered())
 
     async def run(self, discord: Discord | None, *, alone: bool) -> None:
-        """Run the bot's tasks, for ever; whatever crashes one of them is raised.
+        """Run the bot's tasks. Never returns; raises whatever crashes one of them.
 
-        ``discord`` is None where no bot has a token. If it runs ``alone``, it gives up a token
-        that Discord refuses, and raises TokenRefusedError.
+        ``discord`` is None if no bot has a token. A bot that runs ``alone`` raises
+        TokenRefusedError if Discord refuses its token.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.queue.run)
@@ -130,16 +130,13 @@ class Bot:
                 nursery.start_soon(partial(self._keep_limits_fresh, discord, alone=alone))
 
     async def run_until_ended(self, discord: Discord | None) -> None:
-        """Run the bot's tasks until it is to `end`.
-
-        After a crash it begins again, as after a start.
-        """
+        """Run the bot's tasks until `end` is called; restart them after a crash."""
         with self._running:
             await self._run_apart(discord)
         await self.queue.close()
 
     async def end(self, grace: float) -> None:
-        """Grant those who wait for so many seconds; the others' connections are then closed."""
+        """Go on granting for ``grace`` seconds, then close the connections still waiting."""
         self.queue.end()
         with trio.move_on_after(grace):
             await self.queue.empty()
@@ -154,7 +151,7 @@ class Bot:
                     await self.queue.close()
                     self._begin()
                 await self.run(discord, alone=False)
-            except Exception:  # whatever it is, it is to cost no other bot anything
+            except Exception:  # whatever it is, it must not affect any other bot
                 if trio.current_time() > began_at + GOOD_RUN:
                     pause = FIRST_PAUSE
                 self.log.exception("bot_crashed", again_in=pause)
@@ -186,13 +183,13 @@ class Bot:
         )
 
     def _report(self, event: Event) -> None:
-        """Make what the queue reports into metrics and log lines."""
+        """Turn an event of the queue into metrics and log lines."""
         self._metrics.count(event)
         lines.write(event, self.log)
 
     async def _keep_limits_fresh(self, discord: Discord, *, alone: bool) -> None:
         refresh = self.settings.refresh
-        if not alone:  # let many bots, which start together, not go on asking together
+        if not alone:  # bots that start together should not keep asking at the same moments
             refresh *= random.uniform(0.75, 1)  # noqa: S311 - jitter
         while True:
             token = self.settings.token
@@ -207,7 +204,7 @@ class Bot:
 def _layout(settings: Settings) -> Layout:
     if settings.token is None:
         return Layout(max_concurrency=settings.max_concurrency or 1)
-    # One line until Discord has told how many buckets there are.
+    # One line until Discord has said how many buckets there are.
     return Layout(max_concurrency=1, cap=settings.max_concurrency)
 
 

@@ -1,8 +1,8 @@
-"""All bots of a server: which there are, and what they share.
+"""The bots of a server, and what they share.
 
-They share the journal's file, one client for Discord and the metrics. Each has tasks of its
-own, and what happens to one of them costs the others nothing. With a directory of bots they
-come, change and go as its files do.
+They share the journal's file, one client for Discord and the metrics. Each has its own tasks,
+and nothing that happens to one affects the others. With a directory of bots, bots are added,
+changed and removed as its files are.
 """
 
 from collections.abc import Callable
@@ -27,18 +27,18 @@ from gateway_queue.watch.status import Page
 
 log = structlog.get_logger()
 
-# How long to wait for the journal of a server that is just ending, as in a restart.
+# How many seconds to wait for the journal of a server that is still shutting down.
 JOURNAL_PATIENCE = 30.0
 JOURNAL_RETRY = 0.1
 
-# How often the directory is looked at, in seconds, without being told to.
+# How often, in seconds, the directory is read without a SIGHUP.
 LOOK = 15.0
 
 
 class Bots:
-    """The bots by name. With ``several`` there is a directory that says which there are.
+    """The bots by name. ``several``: a directory says which bots there are.
 
-    ``api_key`` opens all of them, and ``operator_key`` lets an operator steer them.
+    ``api_key`` and ``operator_key`` are valid for all of them.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Bots:
         self.api_key = api_key
         self.operator_key = operator_key
         self.by_name: dict[str, Bot] = {}
-        self.faults: dict[str, str] = {}  # what is wrong with a file, by its name
+        self.faults: dict[str, str] = {}  # file name: what is wrong with it
         self.lobby = Lobby()
         self.metrics = Metrics()
         self.overview = Page(partial(overview.page, self))
@@ -60,14 +60,14 @@ class Bots:
         self.asked_to_look = trio.Event()
 
     def find(self, name: str | None) -> Bot | None:
-        """The bot of this name; None is the default one."""
+        """The bot with this name; None stands for the default bot."""
         return self.by_name.get(DEFAULT if name is None else name)
 
     def why_not_ready(self) -> str | None:
-        """What an operator has to mend before anything is granted; None if nothing.
+        """What an operator has to fix before anything is granted; None if nothing.
 
-        It is about the default bot, or, where there is none, about all: that one of them has
-        to wait is no reason to send the clients of the others away.
+        It is about the default bot, or, if there is none, about all bots together: if only
+        some of them cannot grant, the clients of the others should not be sent away.
         """
         default = self.find(None)
         asked = self.by_name.values() if default is None else [default]
@@ -75,11 +75,11 @@ class Bots:
         return next(iter(reasons), None) if None not in reasons else None
 
     def look(self) -> None:
-        """Look at the directory now."""
+        """Read the directory now."""
         self.asked_to_look.set()
 
     def end(self) -> None:
-        """From now on tell the patient to ask again later; the others go on waiting."""
+        """From now on, tell clients that set ``wait`` to ask again; the others keep waiting."""
         self.lobby.end()
         for bot in self.by_name.values():
             bot.queue.end()
@@ -88,7 +88,7 @@ class Bots:
 async def run(
     settings: Settings, *, task_status: trio.TaskStatus[Bots] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Open the journal, make the bots and run their tasks, for ever."""
+    """Open the journal, create the bots and run their tasks. Never returns."""
     keys = {name: secret.get_secret_value() for name in KEYS if (secret := getattr(settings, name))}
     bots = Bots(several=settings.bots is not None, **keys)
     async with AsyncExitStack() as shared:
@@ -98,7 +98,7 @@ async def run(
             discord = await shared.enter_async_context(Discord(settings.api))
         make = partial(_bot, journals, bots)
         if settings.bots is None:
-            # The only bot: the process ends with it, and whoever supervises that is told.
+            # The only bot: if it crashes, the process ends, so that its supervisor notices.
             bot = bots.by_name[DEFAULT] = make(DEFAULT, settings, log)
             task_status.started(bots)
             await bot.run(discord, alone=True)
@@ -111,10 +111,10 @@ async def run(
 
 
 class _Following:
-    """Has the bots follow their directory.
+    """Keeps the bots in step with their directory.
 
-    One application has one bot at a time: another one for it, by whatever name, starts when
-    the one before has ended.
+    An application has one bot at a time: a new one for it, whatever its name, only starts when
+    the previous one has ended.
     """
 
     def __init__(
@@ -133,28 +133,28 @@ class _Following:
         self._discord = discord
         self._nursery = nursery
         self._roster = Roster({}, {}, frozenset())
-        self._fixed: dict[str, Settings] = {}  # those that the directory does not have
+        self._fixed: dict[str, Settings] = {}  # not from the directory
         if settings.token is not None:
             self._fixed[DEFAULT] = settings.model_copy(update=dict.fromkeys(KEYS))
-        self._running: dict[str, Bot] = {}  # by application, those that are ending among them
+        self._running: dict[str, Bot] = {}  # by application, including those that are ending
         self._ignored: frozenset[str] = frozenset()
         self._unreadable = ""
 
     async def run(self) -> None:
-        """Look at the directory when asked to, and every LOOK seconds, for ever."""
+        """Read the directory when asked to, and every LOOK seconds. Never returns."""
         while True:
             with trio.move_on_after(LOOK):
                 await self._bots.asked_to_look.wait()
             self._bots.asked_to_look = trio.Event()
             try:
-                # In a thread, as the disk may be slow, or somebody else's.
+                # In a thread, because the disk may be slow or on the network.
                 await trio.to_thread.run_sync(self._read, abandon_on_cancel=True)
-            except RuntimeError as error:  # how Python says that it cannot start one
+            except RuntimeError as error:  # raised if no thread can be started
                 self._say_unreadable(str(error))
             self._follow()
 
     def look(self) -> None:
-        """Look at the directory now, and wait for the disk."""
+        """Read the directory now, blocking on the disk."""
         self._read()
         self._follow()
 
@@ -168,12 +168,12 @@ class _Following:
 
     def _say_unreadable(self, why: str) -> None:
         if why != self._unreadable:
-            log.error("bots_unreadable", error=why, hint="the bots go on as they were before")
+            log.error("bots_unreadable", error=why, hint="the bots run on unchanged")
         self._unreadable = why
 
     def _follow(self) -> None:
         for name in self._roster.ignored - self._ignored:
-            log.warning("bot_folder_ignored", name=name, hint="a bot is a file")
+            log.warning("bot_folder_ignored", name=name, hint="each bot is a file, not a folder")
         self._ignored = self._roster.ignored
         for name, bot in list(self._bots.by_name.items()):
             settings = self._roster.bots.get(name)
@@ -199,12 +199,12 @@ class _Following:
                     faults[name] = str(error)
             elif self._bots.by_name.get(other.name) is other:
                 faults[name] = (
-                    f"it has the application id of the bot {other.name}, {other.application};"
-                    " allowed: one name for each"
+                    f"it has the same application id as the bot {other.name},"
+                    f" {other.application}; allowed: one bot for each application"
                 )
         for file, why in sorted(faults.items() - self._bots.faults.items()):
             is_here = name_of(file) in self._bots.by_name
-            verdict = "it goes on as before" if is_here else "it is not served"
+            verdict = "the bot runs on unchanged" if is_here else "the bot is not served"
             log.error("bot_file_wrong", file=file, error=why, meanwhile=verdict)
         self._bots.faults = faults
 

@@ -1,7 +1,8 @@
-"""Where requests wait whose bot is not here: not yet, not any more, or never.
+"""Where requests wait for bots that do not exist (yet, or any more).
 
-Any answer would be taken for permission, so they are held until the bot is added. They have
-no seat. This module knows tasks and the trio clock, and of bots nothing but their names.
+Old clients would take any answer for permission, so these requests are held until the bot is
+added. They have no seats. This module knows tasks and the trio clock, and only the names of
+bots.
 """
 
 import math
@@ -15,44 +16,44 @@ from gateway_queue.queue.standing import Standing
 
 log = structlog.get_logger()
 
-# More than these are not held: anybody can ask for a bot that does not exist.
+# At most this many requests are held: anybody can ask for a bot that does not exist.
 MOST_GUESTS = 1_000
 
-# So many names are warned of, for the same reason.
+# At most this many names get a warning, for the same reason.
 MOST_WARNINGS = 1_000
 
-# Guests called at once, before others get their turn.
+# Guests called in one go, before other tasks get to run.
 PORTION = 100
 
 
 class Outcome(Enum):
     """How waiting in the lobby ended."""
 
-    CALLED = auto()  # the bot is here
-    PUT_OFF = auto()  # the client is to be told to ask again, as it wanted
-    LEFT = auto()  # the client has hung up
+    CALLED = auto()  # the bot was added
+    PUT_OFF = auto()  # the client set `wait`, and must now be told to ask again
+    LEFT = auto()  # the client hung up
     FULL = auto()  # there was no room
 
 
 class Lobby:
-    """Everybody who waits for a bot that is not here."""
+    """All requests that wait for a bot that does not exist."""
 
     def __init__(self) -> None:
         self.ending = False
         self.guests = 0
-        # Whether they are patient, by name and in the order of their coming.
+        # By the bot's name, in order of arrival: whether the guest set `wait`.
         self._guests: dict[str, dict[trio.CancelScope, bool]] = {}
         self._warned: set[str] = set()
 
     def standing(self, name: str) -> Standing:
-        """How somebody stands who is to ask again: behind all others, as nobody has a seat."""
+        """The standing of a guest that must ask again: last, because guests have no seats."""
         position = len(self._guests.get(name, ())) + 1
         return Standing(position, None, "ending" if self.ending else "unknown_bot")
 
     async def wait(
         self, name: str, leaving: Callable[[], Awaitable[object]], at_most: float | None
     ) -> Outcome:
-        """Wait for the bot of this name, until the client is leaving or has waited long enough."""
+        """Wait for the bot with this name, until ``leaving`` returns or ``at_most`` s are over."""
         self._warn(name)
         if self.guests >= MOST_GUESTS:
             return Outcome.FULL
@@ -75,7 +76,7 @@ class Lobby:
                 del self._guests[name]
 
     async def call(self, name: str) -> None:
-        """The bot of this name is here: let those who wait for it go there."""
+        """Send the guests that wait for the bot with this name to it, now that it exists."""
         guests = self._guests.pop(name, {})
         self._warned.discard(name)
         for number, waiting in enumerate(list(guests), start=1):
@@ -85,7 +86,7 @@ class Lobby:
                 await trio.lowlevel.checkpoint()
 
     def end(self) -> None:
-        """From now on tell the patient to ask again; the others go on waiting."""
+        """From now on, tell clients that set ``wait`` to ask again; the others keep waiting."""
         self.ending = True
         for guests in self._guests.values():
             for waiting, patient in guests.items():
@@ -98,5 +99,5 @@ class Lobby:
             log.warning(
                 "unknown_bot",
                 bot=name[:80],
-                hint="its requests are held until there is such a bot; see GATEWAY_QUEUE_BOTS",
+                hint="requests for it are held until the bot is added; see GATEWAY_QUEUE_BOTS",
             )

@@ -22,27 +22,28 @@ from gateway_queue.settings import Settings, unknown_variables
 
 log = structlog.get_logger()
 
-# With Hypercorn's 100, 5,000 clients that connected at once took 200 s to get in; 4 s with
-# this. The system's somaxconn caps it.
+# With Hypercorn's 100, 5,000 clients connecting at once took 200 s to get in; with this, 4 s.
+# The system's somaxconn caps it.
 BACKLOG = 4096
 
-# Python's own thresholds cost half the CPU while thousands arrive. The second is small: with
-# 100 there, one pass goes over a million young objects, and a grant was 390 ms late.
+# Python's own thresholds cost half the CPU time while thousands of clients arrive. The second
+# is small, because with 100 a single pass visits a million young objects: a grant was 390 ms
+# late.
 GC_THRESHOLDS = (10_000, 1, 100)
 
-# A waiting request needs one open file.
+# A warning is logged below this many: each waiting request needs one open file.
 FEW_OPEN_FILES = 4096
 
 
 class CannotListenError(Exception):
-    """The address is in use or not ours; the message says which."""
+    """The server cannot listen on its address; the message says why."""
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; a second one ends it at once.
+    """Serve until SIGTERM or SIGINT; a second signal ends it at once.
 
-    Raises, in a group, JournalError, CannotListenError, CannotAskError, TokenRefusedError,
-    or whatever crashed the core: then nothing more is granted or answered.
+    Raises an exception group with JournalError, CannotListenError, CannotAskError,
+    TokenRefusedError or whatever crashed the core; nothing is granted or answered after that.
     """
     async with trio.open_nursery() as nursery:
         listening, ending = trio.Event(), trio.Event()
@@ -73,7 +74,7 @@ async def serve(settings: Settings) -> None:
 
 
 def tune_process() -> None:
-    """Make the process fit for thousands of waiting connections."""
+    """Prepare the process for thousands of waiting connections."""
     gc.set_threshold(*GC_THRESHOLDS)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
@@ -89,7 +90,7 @@ def tune_process() -> None:
 
 
 def tune_environment() -> None:
-    """Make ``NO_PROXY`` fit for httpx."""
+    """Remove the entries of ``NO_PROXY`` that httpx cannot read, with a warning."""
     if unreadable := no_proxy.leave_out_unreadable():
         log.warning(
             "no_proxy_unreadable",
@@ -99,7 +100,7 @@ def tune_environment() -> None:
 
 
 def announce(settings: Settings, bots: Bots, address: str) -> None:
-    """Log what this server is going to do; None is what Discord has yet to say."""
+    """Log what this server is about to do; None stands for what Discord has yet to say."""
     log.info(
         "listening",
         address=address,
@@ -113,12 +114,12 @@ def announce(settings: Settings, bots: Bots, address: str) -> None:
     )
     for name, nearest in unknown_variables().items():
         hint = f"did you mean {nearest}?" if nearest else "see gateway-queue --help"
-        log.warning("unknown_variable", name=name, hint=f"no setting has this name; {hint}")
+        log.warning("unknown_variable", name=name, hint=f"there is no such setting; {hint}")
     if settings.interval < 5:
         log.warning(
             "interval_short",
             interval=settings.interval,
-            hint="Discord allows one identify per 5 s and bucket; this is for tests",
+            hint="Discord allows one identify per bucket every 5 s; use this only in tests",
         )
 
 
@@ -129,8 +130,8 @@ def _of_the_only_bot(settings: Settings, bots: Bots) -> dict[str, Any]:
     opens_in = max(0.0, bot.queue.buckets[0].pace.opens_at - now)
     return {
         "buckets": bot.queue.layout.buckets if counted else None,
-        "first_grant": f"in {opens_in:.1f} s, as grants before this start are unknown"
-        + ("" if counted else ", and once the limits are read"),
+        "first_grant": f"in {opens_in:.1f} s, because earlier grants are unknown"
+        + ("" if counted else ", and after the limits have been read"),
         "starts_left": bot.queue.starts.left(now) if counted else None,
     }
 
@@ -158,7 +159,7 @@ def _listen(host: str, port: int) -> socket.socket:
             dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
-        why = (error.strerror or str(error)).partition(" (while")[0]  # the address comes twice
+        why = (error.strerror or str(error)).partition(" (while")[0]  # the rest repeats the address
         raise CannotListenError(f"cannot listen on HOST={host} PORT={port}: {why}") from None
 
 

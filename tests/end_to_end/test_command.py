@@ -153,7 +153,7 @@ async def test_with_a_token_the_start_has_no_numbers_yet() -> None:
 
     assert (listening["buckets"], listening["starts_left"]) == (None, None)
     assert listening["token"] == "set"
-    assert listening["first_grant"].endswith("once the limits are read")
+    assert listening["first_grant"].endswith("after the limits have been read")
 
 
 async def test_a_first_grant_is_never_in_the_past() -> None:

@@ -345,8 +345,8 @@ async def test_a_file_that_is_spoilt_leaves_its_bot_as_it_was(directory: Directo
         assert queue(client, "two") is before
         told = [(line["file"], line["meanwhile"]) for line in logs if "file" in line]
         assert told == [
-            ("three.toml", "it is not served"),
-            ("two.toml", "it goes on as before"),
+            ("three.toml", "the bot is not served"),
+            ("two.toml", "the bot runs on unchanged"),
         ]
         faults = (await page(client, "/status"))["faults"]
         assert [fault["file"] for fault in faults] == ["three.toml", "two.toml"]
@@ -542,7 +542,8 @@ async def test_one_application_has_one_name(directory: Directory) -> None:
     async with serving(directory, api="http://127.0.0.1:9") as client:
         assert set(client.app.bots.by_name) == {"one", "three"}
         assert client.app.bots.faults == {
-            "two": "it has the application id of the bot three, 2; allowed: one name for each"
+            "two": "it has the same application id as the bot three, 2;"
+            " allowed: one bot for each application"
         }
         directory.remove("three")
         await follow(client)
