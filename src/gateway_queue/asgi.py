@@ -1,9 +1,8 @@
 """The app for the ``hypercorn`` command: ``hypercorn -k trio gateway_queue.asgi:app``.
 
-The core lives in the app's lifespan. ``gateway-queue`` is to be preferred: the
-``hypercorn`` command exits 0 though its worker crashed, has a backlog of 100 unless told
-otherwise, and knows no grace but ``--graceful-timeout``. ``HOST`` and ``PORT`` are its
-``--bind``.
+The core runs in the app's lifespan. Prefer ``gateway-queue``: the ``hypercorn`` command exits
+with 0 even if its worker crashed, has a backlog of 100 unless told otherwise, and knows no
+grace period except ``--graceful-timeout``. Its ``--bind`` replaces ``HOST`` and ``PORT``.
 """
 
 from typing import Any
@@ -23,15 +22,15 @@ from gateway_queue.settings import Settings, load
 
 class Lifespan(TrioASGILifespan):
     async def __call__(self, receive: Any, send: Any) -> None:
-        # Hypercorn's receive is a method of its lifespan, which has the configuration.
+        # Hypercorn's `receive` is a method of its lifespan object, which has the configuration.
         if why := _unfit(receive.__self__.config):
-            await receive()  # Hypercorn loses an error from before its first event
+            await receive()  # Hypercorn loses errors raised before the first event
             raise LifespanFailureError("startup", why)
         await super().__call__(receive, send)
 
 
 def _unfit(config: Config) -> str | None:
-    """Why the queue cannot run in this Hypercorn, if it cannot."""
+    """Why the queue cannot run with this configuration of Hypercorn; None if it can."""
     try:
         trio.lowlevel.current_task()
     except RuntimeError:
@@ -71,7 +70,7 @@ async def _run_core(settings: Settings, *, task_status: trio.TaskStatus[Bots]) -
                 nursery.start_soon(app.reader.run)
                 await bots.run(settings, task_status=task_status)
     except Exception as error:
-        # Anything else that is raised here Hypercorn logs, and goes on serving.
+        # Hypercorn would log any other error raised here, and go on serving.
         structlog.get_logger().exception("core_crashed")
         log.writer.flush()
         raise LifespanFailureError("running", str(error)) from error

@@ -1,4 +1,9 @@
-"""``NO_PROXY`` as far as httpx can read it; with an entry that it cannot, it makes no client."""
+"""Removes the entries of ``NO_PROXY`` that httpx cannot read.
+
+Fault of httpx 0.28.1, the newest release: an IPv6 network such as ``::1/128`` raises InvalidURL
+when a client is created (https://github.com/encode/httpx/issues/3574; pull request 3741 is
+open). Drop this module once a release has the fix.
+"""
 
 import os
 from ipaddress import IPv6Address
@@ -7,10 +12,9 @@ import httpx
 
 
 def leave_out_unreadable() -> list[str]:
-    """Take the entries that httpx cannot read out of the environment, and return them.
+    """Remove the entries that httpx cannot read from the environment, and return them.
 
-    OrbStack, Docker Desktop and OpenShift give every container IPv6 networks such as
-    ``::1/128``.
+    OrbStack, Docker Desktop and OpenShift set such entries in every container.
     """
     left_out: list[str] = []
     for name, value in list(os.environ.items()):
@@ -33,7 +37,7 @@ def _is_readable(entry: str) -> bool:
 
 
 def _pattern(entry: str) -> str:
-    """The URL that httpx makes of an entry."""
+    """The URL pattern that httpx makes of an entry."""
     if "://" in entry:
         return entry
     try:

@@ -1,1 +1,1 @@
-"""The street: connections, what their requests ask for, and how they are answered."""
+"""The network side: connections, what their requests ask for, and how they are answered."""

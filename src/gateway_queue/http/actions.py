@@ -1,4 +1,4 @@
-"""What an operator may see and do at ``/operator``. Whether it is one, the app has checked."""
+"""What an operator may see and do at ``/operator``. The app has already checked the key."""
 
 import json
 import math
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from gateway_queue.bot import Bot
     from gateway_queue.http.app import App
 
-# A client that has not sent its few bytes after so many seconds never will.
+# A client has this many seconds to send its small body.
 BODY_SECONDS = 5.0
 
 
 def add_actions(app: "App", bot: "Callable[[], Bot]") -> None:
-    """Let the app answer to an operator. ``bot`` is the one that is asked about."""
+    """Add the operator's routes to the app. ``bot`` returns the bot that a request is about."""
     app.register_error_handler(JournalError, _not_written)
     _add_orders(app, bot)
     _add_actions_on_shards(app, bot)
@@ -103,7 +103,7 @@ def _state(bot: "Bot") -> Response:
 
 
 def state_of(bot: "Bot") -> dict[str, Any]:
-    """What an operator has ordered, and what is therefore so."""
+    """What an operator has ordered, and the state that results from it."""
     now, queue = trio.current_time(), bot.queue
     slower, pace = queue.starts.orders.slower, status.pace(queue, now)
     return {
@@ -133,7 +133,7 @@ async def _not_written(error: JournalError) -> Response:
 
 
 async def _body() -> bytes:
-    """The body of the request, which is to be short and to come at once."""
+    """The body of the request. Raises Problem if it is too long or takes too long."""
     body = b""
     with trio.move_on_after(BODY_SECONDS):
         if (request.content_length or 0) <= LONGEST_BODY:

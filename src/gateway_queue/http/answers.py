@@ -1,4 +1,4 @@
-"""What requests for a turn are answered, on whichever way they came. Pure."""
+"""The answers to requests for a turn, by whichever path they came. Pure."""
 
 import json
 from collections.abc import Iterable
@@ -12,17 +12,17 @@ JSON = "application/json"
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-# The original's answer, to the letter.
+# Exactly the answer of twilight's gateway-queue.
 GRANTED = b'{"message": "You\'re free to connect now! :)"}'
 
-# Whatever the position: the seat is kept, so the best is to ask again at once. Some clients
-# take a header of 0 for none.
+# The seat is kept, so it is best to ask again at once, whatever the position. Some clients
+# treat a header of 0 as if it were missing.
 ASK_AGAIN: Headers = ((b"retry-after", b"0"), (b"x-retry-after-ms", b"1"))
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer; ``headers`` are in lower case, as HTTP/2 wants them."""
+    """An answer; ``headers`` are in lower case, as HTTP/2 requires."""
 
     status: int
     headers: Headers
@@ -30,7 +30,7 @@ class Answer:
 
     @classmethod
     def of(cls, status: int, body: bytes, content_type: str, more: Headers = ()) -> "Answer":
-        """An answer with the headers that describe its body, and these."""
+        """An answer with the headers that describe its body, plus ``more``."""
         described = (
             (b"content-type", content_type.encode()),
             (b"content-length", str(len(body)).encode()),
@@ -38,7 +38,7 @@ class Answer:
         return cls(status, described + more, body)
 
     def in_http1(self, more: Iterable[tuple[bytes, bytes]], *, has_body: bool) -> bytes:
-        """The answer as bytes of HTTP/1.1, with these headers more; HEAD wants no body."""
+        """The answer as HTTP/1.1 bytes, with extra headers; the answer to a HEAD has no body."""
         lines = [b"HTTP/1.1 %d %s" % (self.status, HTTPStatus(self.status).phrase.encode())]
         lines += [b"%s: %s" % header for header in self.headers]
         lines += [b"%s: %s" % header for header in more]
@@ -46,7 +46,7 @@ class Answer:
 
 
 def granted(number: int) -> Answer:
-    """The permission to identify, by a grant that has this number."""
+    """The permission to identify, with the number of its grant."""
     return Answer.of(200, GRANTED, JSON, ((b"x-gateway-queue-grant", str(number).encode()),))
 
 

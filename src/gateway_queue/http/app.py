@@ -1,10 +1,10 @@
-"""The HTTP edge: answers each request.
+"""The ASGI app: answers every request that Hypercorn serves.
 
-Requests for a turn are answered in the app's ASGI connection class, before Quart's
-routing: any method, held until granted, in one task. Everything else is a Quart route.
-For old clients any response means "go", so a request for a turn is answered with the
-grant or not at all; the exceptions are the problems of `asking`, a missing API key, and
-what a request opted in to with ``wait``.
+Requests for a turn are answered in the app's ASGI connection class, before Quart's routing:
+any method, held until granted, in one task. Everything else is a Quart route. Old clients take
+any response for "go", so a request for a turn is answered with the grant or not at all. The
+exceptions are malformed requests (see `asking`), a missing API key, and requests that opted in
+with ``wait``.
 """
 
 import json
@@ -60,24 +60,23 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# What all of this looks like from outside.
+# The description of the HTTP interface.
 OPENAPI = files("gateway_queue.http").joinpath("openapi.json").read_bytes()
 
 PROBLEM = "application/problem+json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
-# Where a request's scope says which bot it names.
+# The key in a request's scope for the bot that it names.
 BOT = "gateway_queue.bot"
 
-# Probes have no key, and neither has a browser that opens a page.
+# Health checks send no key, and neither does a browser that opens a page.
 OPEN_TO_ALL = frozenset({"/healthz", "/readyz"}) | dashboard.PATHS
 
-# By what Quart notices that a client has left. That for Python 3.12 and older (0.22) has no
-# such error.
+# What Quart raises when a client has left. Quart 0.22, the last for Python 3.12, lacks it.
 _ERROR = getattr(quart.wrappers, "ClientDisconnectedError", None)
 CLIENT_LEFT: tuple[type[Exception], ...] = () if _ERROR is None else (_ERROR,)
 
-# A client that has not taken its answer after so many seconds never will.
+# A client that has not taken its answer after this many seconds is cut off.
 ANSWER_SECONDS = 5.0
 
 
@@ -115,41 +114,42 @@ class HTTPConnection(TrioASGIHTTPConnection):
             return
         lets_in = partial(self.app.lets_in, name, path, authorization)
         if not await hold(ask, self.app.bots, client, lets_in) and client.has_left():
-            client.cut()  # or Hypercorn, which may not have noticed, would answer 500
+            client.cut()  # otherwise Hypercorn, which may not have noticed, answers 500
 
     @property
     def _connection(self) -> "HypercornConnection | Line":
         return cast("HypercornConnection | Line", self.scope["state"]["connection"])
 
     async def _send_response(self, send: "ASGISendCallable", response: Any) -> None:
-        """Send a page, all of it in one shield.
+        """Send a page, shielded from cancellation.
 
-        Hypercorn tells the app that the client is gone before it closes the connection,
-        and Quart-Trio then cancels the task that is doing so: without the shield a
-        connection never closes after an answer (hypercorn 0.18, quart-trio 0.12, 0.13).
+        Fault of Hypercorn 0.18 with Quart-Trio 0.12 and 0.13: Hypercorn reports
+        ``http.disconnect`` to the app before it closes the connection, and Quart-Trio then
+        cancels the task that is closing it. Without the shield, no connection ever closes
+        after an answer.
         """
         if isinstance(response.response, dashboard.Watching):
             await self._send_feed(send, response)
             return
         async with self._shielded():
-            # Nor does Quart-Trio catch this, as Quart does.
+            # Quart-Trio does not catch this either, although Quart does.
             with suppress(*CLIENT_LEFT):
                 await super()._send_response(send, response)
 
     async def _send_feed(self, send: "ASGISendCallable", response: Any) -> None:
-        """Send the parts of the feed as they come, which ends with its viewer or the server."""
+        """Send the parts of the feed as they come, until the viewer leaves or the server ends."""
 
         async def send_part(part: "ASGISendEvent") -> None:
             async with self._shielded():
                 await send(part)
 
-        async with response.response:  # also where it does not begin
+        async with response.response:  # so that it is closed even if it never begins
             with suppress(*CLIENT_LEFT):
                 await super()._send_response(send_part, response)
 
     @asynccontextmanager
     async def _shielded(self) -> AsyncIterator[None]:
-        """Let the client take what the body sends, and cut the connection if it does not."""
+        """Shield the body, which sends, and cut the connection if the client takes nothing."""
 
         def give_up() -> None:
             log.debug("page_not_taken", peer=self._connection.peer)
@@ -168,7 +168,7 @@ def _refusal(authorization: bytes | None) -> Problem:
 
 
 class _Client:
-    """Who asks for a turn through Hypercorn."""
+    """A client that asks for a turn through Hypercorn."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class _Client:
         return self._connection.has_left()
 
     def hand_over(self, grant: int) -> bool:  # noqa: ARG002
-        return False  # Hypercorn's way of sending has to wait
+        return False  # Hypercorn cannot send without waiting
 
     async def leaving(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -222,7 +222,7 @@ class _Client:
 
 
 class WebSocketConnection(TrioASGIWebsocketConnection):
-    """No WebSocket is served here, and any answer may be read as permission."""
+    """Cuts the connection: no WebSocket is served, and any answer might be taken for a grant."""
 
     async def __call__(self, receive: Any, send: Any) -> None:  # noqa: ARG002
         connection: HypercornConnection = self.scope["state"]["connection"]
@@ -230,7 +230,7 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
 
 
 async def _answer_page(client: _Client, answer: Answer) -> None:
-    """Answer, but not for a turn: a client may fail to take that as often as it likes."""
+    """Answer with something other than a turn; it does not matter if the client is too slow."""
     try:
         await client.answer(answer)
     except trio.TooSlowError:
@@ -238,7 +238,7 @@ async def _answer_page(client: _Client, answer: Answer) -> None:
 
 
 class App(QuartTrio):
-    """The app. ``bots`` is to be set before it serves, and the ``reader`` to be run."""
+    """The app. Set ``bots`` before it serves, and run its ``reader``."""
 
     asgi_http_class = HTTPConnection
     asgi_websocket_class = WebSocketConnection
@@ -247,13 +247,13 @@ class App(QuartTrio):
     guard: Guard
 
     def locate(self, path: str) -> tuple[str | None, str]:
-        """The bot that a path names, None if it names none, and the path below it."""
+        """The bot that a path names (None if it names none), and the rest of the path."""
         return bot_of(path) if self.bots.several else (None, path)
 
     def lets_in(self, name: str | None, path: str, authorization: bytes | None) -> bool:
-        """Whether a request for a path of this bot has the right API key, or needs none.
+        """Whether a request for this bot has the right API key, or needs none.
 
-        Which key a bot has that is not here nobody knows: those who wait for it may have any.
+        The key of a bot that does not exist is unknown, so requests may wait for it with any.
         """
         bot = self.bots.find(name)
         if path in OPEN_TO_ALL or (bot is None and authorization and not is_page(path)):
@@ -264,7 +264,7 @@ class App(QuartTrio):
     def check_operator(self, name: str | None, authorization: bytes | None, peer: str) -> None:
         """Raise Problem unless a request has an operator key of this bot.
 
-        That is all it needs: it can have but one key.
+        It needs no API key as well, because a request can only carry one key.
         """
         bot = self.bots.find(name)
         keys = [k for k in (self.bots.operator_key, bot.operator_key if bot else None) if k]
@@ -275,7 +275,7 @@ def create_app() -> App:
     app = App("gateway_queue", static_folder=None)
     app.reader = Reader()
     app.guard = Guard()
-    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # a wrong method is told so
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # a wrong method gets a 405
     app.register_error_handler(Problem, _problem_page)
     app.register_error_handler(HTTPException, _error_page)
     app.register_error_handler(Exception, _failure_page)
@@ -335,7 +335,7 @@ def _is_about_all(app: App) -> bool:
 
 
 def _bot(app: App) -> "Bot":
-    """The bot that the request is about. Raises Problem if it is not here."""
+    """The bot that the request is about. Raises Problem if there is no such bot."""
     bot = app.bots.find(_name())
     if bot is None:
         raise Problem(
@@ -345,7 +345,7 @@ def _bot(app: App) -> "Bot":
 
 
 def _watched(app: App) -> "dashboard.Watched":
-    """What the page that was asked for is about: all of several bots, or one of them."""
+    """What the requested page shows: all of several bots, or one of them."""
     return app.bots.feed if _is_about_all(app) else _bot(app).feed
 
 
@@ -382,7 +382,7 @@ def _add_probe(app: App) -> None:
     @app.get("/probe")
     async def probe() -> Response:
         if _name() is not None:
-            _bot(app)  # one that is not here has no pages
+            _bot(app)  # a bot that does not exist has no pages
         asked = probe_of(request.query_string)
         if asked.hold is None:
             state = None if asked.name is None else probes.state_of(asked.name)

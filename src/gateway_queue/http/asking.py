@@ -1,4 +1,4 @@
-"""What a request asks for, and the problems that it may have. Pure."""
+"""What a request asks for, and what may be wrong with it. Pure."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from gateway_queue.queue.rules.allowance import MOST_BUCKETS
 from gateway_queue.queue.rules.pace import Outcome
 from gateway_queue.settings import DEFAULT
 
-# These never grant, with or without a shard, nor does what is below BELOW.
+# These paths never grant, with or without a shard, and neither do those below BELOW.
 RESERVED = frozenset(
     {
         "/confirm",
@@ -42,7 +42,7 @@ LONGEST_PROBE = 900
 
 
 class Problem(Exception):  # noqa: N818 - what RFC 9457 calls it
-    """An error that the client is told of, with a detail that a person can act on."""
+    """An error for the client, with a detail that a person can act on."""
 
     def __init__(self, status: int, detail: str, *, headers: Headers = ()) -> None:
         super().__init__(detail)
@@ -54,7 +54,7 @@ class Problem(Exception):  # noqa: N818 - what RFC 9457 calls it
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request for a turn. ``wait``: tell the client to ask again after so many seconds."""
+    """A request for a turn. ``wait``: seconds after which the client wants to ask again."""
 
     shard: int | None
     wait: float | None = None
@@ -64,7 +64,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """What a client says of its shard's grant; ``grant`` is the number in the answer, if given."""
+    """A client's report about its shard's grant; ``grant``: the grant's number, if given."""
 
     shard: int
     grant: int | None
@@ -73,22 +73,22 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAsk:
-    """A probe to be held for so many seconds; without ``hold``, news of the one of this name."""
+    """A probe to hold for ``hold`` seconds; None asks for the state of the probe ``name``."""
 
     hold: float | None
     name: str | None
 
 
 def split(target: bytes) -> tuple[str, bytes]:
-    """The path and the query of a request target in ASCII, as Hypercorn gives them to the app."""
+    """The path and the query of a request target, just as Hypercorn passes them to the app."""
     path, _, query = target.partition(b"?")
     return unquote(path.decode("ascii")), query
 
 
 def path_of(target: str) -> str:
-    """The path of a request target, which the client of a proxy sends as a whole URL.
+    """The path of a request target, which is a path, or a full URL from clients of a proxy.
 
-    Raises Problem for a target that is neither.
+    Raises Problem if it is neither.
     """
     if target.startswith("/"):
         return target
@@ -102,9 +102,9 @@ def path_of(target: str) -> str:
 
 
 def bot_of(path: str) -> tuple[str | None, str]:
-    """The bot that a path names, and the path below it; None where no bot is named.
+    """The bot that a path names (None if it names none), and the rest of the path.
 
-    A name that is left out is the empty one, which no bot has.
+    A missing name counts as the empty name, which no bot has.
     """
     _, first, name, below, *_ = (*path.split("/", 3), "", "", "")
     if first != "bots":
@@ -115,26 +115,26 @@ def bot_of(path: str) -> tuple[str | None, str]:
 def is_page(path: str) -> bool:
     """Whether a path never takes a turn.
 
-    A confirmation at another path than /confirm is none, but is no turn either: some proxy
-    leaves its prefix in the path.
+    A path that merely ends in /confirm confirms nothing, but takes no turn either: a proxy may
+    have left its prefix in the path.
     """
     return path.rstrip("/") in RESERVED or path.startswith(BELOW) or path.endswith("/confirm")
 
 
 def is_action(path: str) -> bool:
-    """Whether a path is an operator's."""
+    """Whether a path is one of the operator's."""
     return path == "/operator" or path.startswith("/operator/")
 
 
 def has_body(target: bytes) -> bool:
-    """Whether the body of a request for this target may matter."""
+    """Whether the body of a request for this target may be used."""
     return target.isascii() and is_action(bot_of(split(target)[0])[1])
 
 
 def ask_of(path: str, query: bytes, bot: str | None = None) -> Ask | None:
-    """The turn of this bot that is asked for; None if there is none at this path.
+    """The turn that is requested from this bot; None if the path takes no turn.
 
-    Raises Problem for a turn that cannot be meant.
+    Raises Problem for a malformed request.
     """
     if is_page(path):
         return None
@@ -153,7 +153,7 @@ def ask_of(path: str, query: bytes, bot: str | None = None) -> Ask | None:
 
 
 def is_visit(method: str, path: str, query: bytes, headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a person has opened ``/`` in a browser, and names no shard: to look, not to ask.
+    """Whether a person opened ``/`` in a browser, without a shard: to look, not to take a turn.
 
     https://developer.mozilla.org/en-US/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Dest
     """
@@ -162,7 +162,7 @@ def is_visit(method: str, path: str, query: bytes, headers: Mapping[bytes, bytes
 
 
 def confirmation_of(query: bytes) -> Confirmation:
-    """Raises Problem if it is not said well which shard has identified."""
+    """Parse a confirmation. Raises Problem if it is malformed."""
     given = _parameters(query, {"shard", "grant", "outcome"})
     if "shard" not in given:
         raise Problem(400, "shard is missing; confirm with POST /confirm?shard=42")
@@ -174,9 +174,9 @@ def confirmation_of(query: bytes) -> Confirmation:
 
 
 def refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
-    """Raise Problem for what a web page of another site has a person's browser ask.
+    """Raise Problem for a request that another site's web page makes in a person's browser.
 
-    Browsers say where a request comes from; no bot does.
+    Browsers say where a request comes from; bots do not.
     https://developer.mozilla.org/en-US/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site
     """
     site = headers.get(b"sec-fetch-site")
@@ -193,7 +193,7 @@ def refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
 
 
 def probe_of(query: bytes) -> ProbeAsk:
-    """Raises Problem if it is not said well for how long, or which probe is meant."""
+    """Parse a request for a probe. Raises Problem if it is malformed."""
     given = _parameters(query, {"hold", "id"})
     if not given:
         raise Problem(400, "hold is missing; ask with /probe?hold=60 to be held for 60 seconds")
@@ -204,13 +204,13 @@ def probe_of(query: bytes) -> ProbeAsk:
 
 
 def wants_seats(query: bytes) -> bool:
-    """Whether ``/status`` is to list all seats; raises Problem for what cannot be meant."""
+    """Whether ``/status`` should list all seats. Raises Problem if the query is malformed."""
     given = _parameters(query, {"seats"})
     return _choice("seats", given.get("seats", "false"), ("true", "false")) == "true"
 
 
 def launch_of(query: bytes, configured: float) -> Launch:
-    """The launch to plan for a server with this interval; raises Problem if it is not said well."""
+    """Parse the launch to plan for a server with this interval. Raises Problem if malformed."""
     given = _parameters(query, {"shards", "interval", "max_concurrency"})
     if "shards" not in given:
         raise Problem(400, "shards is missing; ask with /plan?shards=2000")
@@ -290,7 +290,7 @@ def _whole(name: str, text: str, most: int) -> int:
 
 
 def _seconds(text: str) -> float:
-    """A number as JSON has it, such as 19.999731540679932 or 1e-05; nan if it is none."""
+    """A number as in JSON, such as 19.999731540679932 or 1e-05; nan if it is not one."""
     number = r"[0-9]{1,10}(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?"
     return float(text) if re.fullmatch(number, text) else math.nan
 

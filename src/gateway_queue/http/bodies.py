@@ -1,4 +1,4 @@
-"""What the bodies of an operator's requests say, and the problems that they may have. Pure."""
+"""The bodies of an operator's requests, and what may be wrong with them. Pure."""
 
 import json
 import unicodedata
@@ -9,18 +9,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from gateway_queue.http.asking import Problem
 from gateway_queue.operate.plan import LONGEST_INTERVAL
 
-# Bytes, of which the longest reason takes a part.
+# Bytes; enough for the longest reason.
 LONGEST_BODY = 2**14
 
 # Characters.
 LONGEST_REASON = 300
 
-# An order for longer than a month is forgotten; one without an end is at least seen as such.
+# A month, in seconds: people forget longer orders, but one without an end is shown as such.
 LONGEST_ORDER = 30 * 86_400
 
 
 def _plain(reason: str) -> str:
-    """The reason, unless it has what a terminal or a log would obey."""
+    """The reason. Raises ValueError if it has characters that control a terminal or a log."""
     if any(unicodedata.category(sign) in {"Cc", "Cs", "Zl", "Zp"} for sign in reason):
         raise ValueError("control characters")
     return reason
@@ -34,14 +34,14 @@ class _Body(BaseModel):
 
 
 class PauseBody(_Body):
-    """``seconds``: None until somebody resumes."""
+    """A pause for ``seconds``, or, if None, until somebody resumes."""
 
     reason: Annotated[str, Field(max_length=LONGEST_REASON), AfterValidator(_plain)] = ""
     seconds: For | None = Field(None, alias="for")
 
 
 class IntervalBody(_Body):
-    """``interval`` is in seconds, and so is how long it is to last: None until taken back."""
+    """An ``interval`` in seconds, for ``seconds``, or, if None, until it is withdrawn."""
 
     interval: Annotated[
         float, Field(alias="seconds", gt=0, le=LONGEST_INTERVAL, allow_inf_nan=False)
@@ -49,7 +49,7 @@ class IntervalBody(_Body):
     seconds: For | None = Field(None, alias="for")
 
 
-# What is allowed, by the name in the body.
+# What is allowed, by the field's name in the body.
 ALLOWED = {
     "reason": f"a text of at most {LONGEST_REASON} characters, none of them a control character",
     "for": f"a number of seconds above 0, at most {LONGEST_ORDER}; without it there is no end",
@@ -60,12 +60,12 @@ B = TypeVar("B", PauseBody, IntervalBody)
 
 
 def pause_of(body: bytes) -> PauseBody:
-    """Raises Problem unless it is like ``{"reason": "deployment", "for": 1800}``."""
+    """Parse ``{"reason": "deployment", "for": 1800}``; raises Problem for anything else."""
     return _read(PauseBody, body or b"{}", '{"reason": "deployment", "for": 1800}')
 
 
 def interval_of(body: bytes, configured: float) -> IntervalBody:
-    """Raises Problem unless it is like ``{"seconds": 10}``, and slower than is configured."""
+    """Parse ``{"seconds": 10}``; raises Problem if malformed, or faster than configured."""
     said = _read(IntervalBody, body, '{"seconds": 10, "for": 3600}')
     if said.interval <= configured:
         raise Problem(
@@ -95,6 +95,6 @@ def _read(kind: type[B], body: bytes, example: str) -> B:
 
 
 def _shown(value: object) -> str:
-    """A value as JSON in ASCII, cut short."""
+    """A value as ASCII JSON, shortened."""
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:60]}..."

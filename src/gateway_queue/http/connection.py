@@ -1,9 +1,9 @@
 """One client's connection, from its first byte to its last.
 
 The short way: a plain request for a turn is held here, in the connection's own task, and
-answered by one write, by the bucket itself where that can be. Whatever else comes (pages,
-HTTP/2, bodies, odd heads, errors) goes to Hypercorn with the bytes that were read, and stays
-there.
+answered with a single write, if possible by the bucket itself. Everything else (pages, HTTP/2,
+bodies, unusual heads, errors) goes to Hypercorn together with the bytes read so far, and the
+connection stays there.
 """
 
 import socket
@@ -28,18 +28,22 @@ from gateway_queue.http.wire import PlainWire, Stream, TLSStream, TLSWire, Wire
 
 log = structlog.get_logger()
 
-# False sends every request to Hypercorn: for tests, which hold for both ways.
+# False sends every request to Hypercorn, for the tests that check both ways.
 SHORT_WAY = True
 
-# A host that vanished without a FIN is noticed after 30 + 3 * 10 seconds.
+# A host that vanishes without a FIN is noticed after 30 + 3 * 10 seconds.
 KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
-# A client that has not shaken hands after so long never will.
+# A client that has not completed the TLS handshake after this long is cut off.
 HANDSHAKE_SECONDS = 5.0
 
 
 def install() -> None:
-    """Make Hypercorn's trio worker serve connections like this. The only monkeypatches."""
+    """Make Hypercorn's trio worker serve connections with this module.
+
+    These are our only monkeypatches. Each class that they install names the faults of
+    Hypercorn that it repairs.
+    """
     hypercorn.trio.run.TCPServer = serve  # type: ignore[attr-defined, assignment]
     hypercorn.trio.run.WorkerContext = Context  # type: ignore[attr-defined]
     hypercorn.protocol.H2Protocol = Http2  # type: ignore[assignment, attr-defined]
@@ -48,10 +52,10 @@ def install() -> None:
 async def serve(
     app: AppWrapper, config: Config, context: Context, state: LifespanState, stream: Stream
 ) -> None:
-    """Serve one connection; its failure ends it and nothing else.
+    """Serve one connection; an error ends that connection and nothing else.
 
-    Hypercorn's own lets any error of a connection end the server: malformed HTTP/2 makes such
-    errors (hypercorn issue #225, found in 0.17 and 0.18).
+    Fault of Hypercorn 0.17 and 0.18 (https://github.com/pgjones/hypercorn/issues/225): any
+    error in a connection ends the server, and malformed HTTP/2 can cause one.
     """
     wire: Wire
     if isinstance(stream, trio.SSLStream):
@@ -77,14 +81,14 @@ async def serve(
 
 
 def _street_of(app: AppWrapper, config: Config, context: Context) -> App | None:
-    """The app whose turns may be held here; None if something is wanted that Hypercorn does."""
+    """The app whose turns may be held here; None if the configuration needs Hypercorn."""
     street = getattr(app, "app", None)
     wants_hypercorn = config.accesslog or config.server_names or context.max_requests is not None
     return street if SHORT_WAY and isinstance(street, App) and not wants_hypercorn else None
 
 
 class Connection:
-    """The short way of one connection."""
+    """One connection on the short way."""
 
     # Thousands of these wait at once.
     __slots__ = ("_config", "_context", "_head", "_name", "_path", "_rest", "_street", "_wire")
@@ -98,11 +102,11 @@ class Connection:
         self._config = config
         self._context = context
         self._wire = wire
-        self._rest = b""  # of an answer that the socket did not take at once
+        self._rest = b""  # what the socket did not take of the answer at once
         wire.read_with(street.reader)
 
     async def run(self) -> bool:
-        """Answer one plain request after the other; False if Hypercorn is to go on from here."""
+        """Answer plain requests one by one; False if Hypercorn must take over."""
         ahead = b""
         try:
             while data := await self._next():
@@ -133,7 +137,7 @@ class Connection:
         await self._wire.leaving()
 
     async def answer(self, answer: Answer) -> None:
-        """Send an answer, or the rest of the one that was begun."""
+        """Send an answer, or the rest of the one already begun."""
         await self._wire.send(self._rest or self._bytes(answer))
         self._rest = b""
 
@@ -141,7 +145,7 @@ class Connection:
         self._wire.cut()
 
     async def _next(self) -> bytes:
-        """What the client sends next; nothing if it is silent for too long, or has left."""
+        """What the client sends next; empty if it is idle for too long or has left."""
         if data := self._wire.take():
             return data
         with self._context.idling(IDLE_SECONDS):
@@ -149,7 +153,7 @@ class Connection:
         return b""
 
     def _plain_ask(self, data: bytes) -> Ask | None:
-        """The turn that a plain request asks for; None if it is to be Hypercorn's."""
+        """The turn that a plain request asks for; None if Hypercorn must take the request."""
         head = plain_head(data)
         if head is None:
             return None
@@ -172,9 +176,9 @@ class Connection:
 
 
 async def _has_shaken_hands(stream: TLSStream, context: Context) -> bool:
-    """Whether the client did so in time.
+    """Whether the client completed the TLS handshake in time.
 
-    Hypercorn waits a minute for it, and does not end meanwhile (0.18).
+    Fault of Hypercorn 0.18: it waits a minute for the handshake, even while the server ends.
     """
     with context.idling(HANDSHAKE_SECONDS), suppress(trio.BrokenResourceError):
         await stream.do_handshake()
@@ -183,8 +187,8 @@ async def _has_shaken_hands(stream: TLSStream, context: Context) -> bool:
 
 
 def _keep_alive(stream: trio.SocketStream) -> None:
-    """Notice a host that vanishes. Sockets inherit this from ours, but not from `hypercorn`'s."""
-    with suppress(OSError):  # macOS: the client has left already
+    """Enable keep-alive; connections inherit it from our listener, but not from `hypercorn`'s."""
+    with suppress(OSError):  # macOS, if the client has already left
         if stream.socket.family == socket.AF_UNIX:
             return
         if not stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
@@ -192,7 +196,7 @@ def _keep_alive(stream: trio.SocketStream) -> None:
 
 
 def keep_alive(sock: trio.SocketStream | socket.socket) -> None:
-    """Have the system ask now and then whether the other side is still there."""
+    """Enable TCP keep-alive, so that the system notices if the other side vanishes."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in KEEPALIVE.items():
         option: Any = getattr(socket, name, None)  # not every system has all three

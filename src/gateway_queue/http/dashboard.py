@@ -1,4 +1,4 @@
-"""The operator's page: its files, which hold no data and are open to all, and its feed."""
+"""The operator's page: its files, which contain no data and need no key, and its feed."""
 
 import math
 from importlib.resources import files
@@ -32,7 +32,7 @@ CONTENT_TYPES = {
     "svg": "image/svg+xml",
 }
 
-# Nothing but the page's own files and feed, in no frame, and nothing written into it.
+# Allow nothing but the page's own files and feed: no frames, no inline scripts.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
     " img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -47,29 +47,29 @@ HEADERS = {
 }
 FEED_HEADERS = HEADERS | {
     "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would keep it back
+    "X-Accel-Buffering": "no",  # otherwise nginx buffers it
 }
 
-# By name and with their types.
+# The files by name, with their content types.
 FILES = {
     file.name: (file.read_bytes(), CONTENT_TYPES[file.name.rpartition(".")[2]])
     for file in files("gateway_queue.watch").joinpath("page").iterdir()
 }
 ONE, ALL = FILES.pop("index.html"), FILES.pop("bots.html")  # the page of one bot, and of all
 
-# The paths that need no key: what they answer is no secret.
+# Paths that need no key, because their content is no secret.
 PATHS = frozenset({PAGE, *(f"{PAGE}/{name}" for name in FILES)})
 
 
 class Viewer(Protocol):
-    """Somebody who looks."""
+    """Somebody who watches the page."""
 
     async def next(self) -> bytes | None: ...
     def leave(self) -> None: ...
 
 
 class Watched(Protocol):
-    """What may be looked at."""
+    """Something that can be watched: a bot, or all bots."""
 
     def enter(self) -> Viewer: ...
 
@@ -105,9 +105,9 @@ class Watching(ResponseBody):
 
 
 def lead_to_page(path: str) -> Answer:
-    """The answer to a person who opened the path of a bot, or ``/``, in a browser.
+    """The answer to a person who opened ``/``, or the path of a bot, in a browser.
 
-    It is relative, so that it is right whatever a proxy has put before the path.
+    The redirect is relative, so that it is right behind a proxy that adds a prefix.
     """
     last = path.rpartition("/")[2]
     location = f"{quote(last)}{PAGE}" if last else PAGE[1:]
@@ -117,9 +117,10 @@ def lead_to_page(path: str) -> Answer:
 def add_dashboard(
     app: "App", is_about_all: "Callable[[], bool]", watched: "Callable[[], Watched]"
 ) -> None:
-    """Let the app answer to the paths of the page.
+    """Add the page's routes to the app.
 
-    A request is about all of several bots or about one; ``watched`` is what it looks at.
+    ``is_about_all``: whether the request is about all of several bots. ``watched``: what it is
+    about.
     """
 
     @app.get(PAGE)

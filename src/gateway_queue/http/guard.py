@@ -1,4 +1,4 @@
-"""Who has which key. Keys are compared in constant time."""
+"""Checks keys, in constant time."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -7,33 +7,33 @@ from hmac import compare_digest
 from gateway_queue.http.answers import Headers
 from gateway_queue.http.asking import Problem
 
-# Wrong keys from one address in a second; the next one is not even looked at.
+# Wrong keys allowed per second and address; after that, no key is checked.
 MOST_GUESSES = 5
 SECOND = 1.0
 
-# Wrong keys that are remembered: of so many addresses nobody can guess more often.
+# How many wrong keys are remembered, from whatever addresses.
 REMEMBERED = 1_000
 
 BEARER: Headers = ((b"www-authenticate", b"Bearer"),)
 
 
 def opens(keys: Iterable[str], authorization: bytes | None) -> bool:
-    """Whether a request's ``Authorization`` has one of these keys."""
+    """Whether a request's ``Authorization`` header carries one of these keys."""
     scheme, _, given = (authorization or b"").partition(b" ")
     are_right = [compare_digest(given.strip(), key.encode()) for key in keys]
     return scheme.lower() == b"bearer" and any(are_right)
 
 
 class Guard:
-    """Lets in whoever has an operator key, and nobody who tries many."""
+    """Lets in requests with an operator key, and slows down guessing."""
 
     def __init__(self) -> None:
-        self._wrong: deque[tuple[float, str]] = deque(maxlen=REMEMBERED)  # when, from where
+        self._wrong: deque[tuple[float, str]] = deque(maxlen=REMEMBERED)  # (when, address)
 
     def check(
         self, keys: Iterable[str], authorization: bytes | None, address: str, now: float
     ) -> None:
-        """Raise Problem unless one of these keys is given; without keys nobody has one."""
+        """Raise Problem unless one of these keys is given; if there are none, always."""
         keys = list(keys)
         if not keys:
             raise Problem(

@@ -1,17 +1,17 @@
-"""Which request heads are plain, so that a held request needs no more of HTTP than this. Pure.
+"""Recognises plain request heads, the only part of HTTP that a held request needs. Pure.
 
-A plain head is one that httptools and h11 understand alike and that nothing follows: HTTP/1.0
-or 1.1, whole, no body, nothing to negotiate. All others are Hypercorn's.
+A plain head is HTTP/1.0 or 1.1, complete, without a body, with nothing to negotiate and
+nothing behind it, and understood alike by httptools and h11. Hypercorn handles all others.
 """
 
 from dataclasses import dataclass
 
 import httptools
 
-# The largest head that Hypercorn takes (its ``h11_max_incomplete_size``).
+# The largest head that Hypercorn accepts (its ``h11_max_incomplete_size``).
 LONGEST = 2**14
 
-# With one of these there is a body, another protocol, a browser or an old proxy to think of.
+# These headers mean a body, another protocol, a browser or an old proxy.
 NOT_PLAIN = frozenset(
     {
         b"content-length",
@@ -38,7 +38,7 @@ class Head:
 
 
 class _Reading:
-    """What httptools finds."""
+    """Collects what httptools parses."""
 
     def __init__(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
@@ -69,7 +69,7 @@ class _Reading:
 
 
 def plain_head(data: bytes) -> Head | None:
-    """The head that these bytes are; None unless they are a plain head and nothing else."""
+    """Parse these bytes; None unless they are one plain head and nothing else."""
     if len(data) > LONGEST or data.find(b"\r\n\r\n") != len(data) - 4:
         return None
     reading = _Reading()
@@ -79,7 +79,7 @@ def plain_head(data: bytes) -> Head | None:
     except (httptools.HttpParserError, httptools.HttpParserUpgrade):
         return None
     method, version = parser.get_method(), parser.get_http_version()
-    # httptools skips an empty line before this one, and spaces in it. h11 refuses both.
+    # httptools skips an empty line before the first line, and spaces in it. h11 refuses both.
     first_line = b"%s %s HTTP/%s\r\n" % (method, reading.target, version.encode())
     is_clear = data.startswith(first_line) and len(reading.authorizations) < 2
     if not (reading.is_complete and reading.is_plain and is_clear):
@@ -87,7 +87,7 @@ def plain_head(data: bytes) -> Head | None:
     if version == "1.1":
         keep_alive = reading.keep_alive
     elif version == "1.0":
-        keep_alive = False  # h11 does not keep these connections, whatever they ask for
+        keep_alive = False  # h11 closes these connections, whatever the client asks for
     else:
         return None
     if reading.hosts != 1 and (version == "1.1" or reading.hosts):

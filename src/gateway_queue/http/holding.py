@@ -1,4 +1,4 @@
-"""Holds a request until its shard may identify: the same for every way it may have come."""
+"""Holds a request until its shard may identify; the same for all protocols."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -16,26 +16,26 @@ from gateway_queue.watch.lines import Log
 
 
 class Client(turn.Client, Protocol):
-    """Who asks for a turn, on the other end of a connection."""
+    """A client that asks for a turn, at the other end of a connection."""
 
     async def leaving(self) -> None:
         """Return when the client has hung up."""
         ...
 
     async def answer(self, answer: Answer) -> None:
-        """Hand an answer to the client. Raises TooSlowError if it does not take it."""
+        """Send an answer to the client. Raises TooSlowError if it does not take it."""
         ...
 
     def cut(self) -> None:
-        """Close the connection at once, whatever was answered or not."""
+        """Close the connection at once, answered or not."""
         ...
 
 
 async def hold(ask: Ask, bots: Bots, client: Client, lets_in: Callable[[], bool]) -> bool:
     """Hold a request until it is answered; False if its connection ended instead.
 
-    The answer is a grant, or, for a request that opted in by ``wait``, that it is to ask again.
-    A request for a bot that is not here waits until it is; then ``lets_in`` tells whether the
+    The answer is a grant, or, if the request set ``wait``, that it should ask again. A request
+    for a bot that does not exist waits until it is added; then ``lets_in`` tells whether the
     request has that bot's key.
     """
     try:
@@ -49,13 +49,13 @@ async def hold(ask: Ask, bots: Bots, client: Client, lets_in: Callable[[], bool]
         log.exception("request_failed", shard=ask.shard, peer=client.peer)
         outcome = None
     if outcome is None:
-        # Unanswered: Hypercorn would send a 500, and old clients would identify.
+        # No answer: Hypercorn would send a 500, and old clients would identify.
         client.cut()
     return bool(outcome)
 
 
 async def _hold(ask: Ask, bots: Bots, client: Client, lets_in: Callable[[], bool]) -> bool | None:
-    """True if it was answered, False if the client has left, None if it is not to be answered."""
+    """True if it was answered, False if the client left, None if it must not be answered."""
     wait = ask.wait
     while (bot := bots.find(ask.bot)) is None:
         came_at = trio.current_time()
@@ -74,7 +74,7 @@ async def _hold(ask: Ask, bots: Bots, client: Client, lets_in: Callable[[], bool
         standing = standing_of(turn, bot.queue) if turn.was_put_off else None
         if turn.grant is not None and turn.handed_over is None:
             await client.answer(granted(turn.grant))
-    # Out of the line, or it might be granted while it is being told to ask again.
+    # Leave the line first; otherwise it might be granted while it is told to ask again.
     if standing is not None:
         await client.answer(put_off(standing))
     return None if turn.was_dropped else not turn.has_left

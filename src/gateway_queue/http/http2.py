@@ -1,7 +1,9 @@
-"""HTTP/2 for many requests that wait on one connection, none of which harms another.
+"""HTTP/2 for many waiting requests on one connection, none of which affects the others.
 
-Knows Hypercorn and h2, and of the queue only which requests have a body. Each repair names
-the fault; all were found in Hypercorn 0.17 and 0.18 with h2 4.3 and 4.4.
+This module knows Hypercorn and h2, and about the queue only which requests have a body. Each
+repair names the project and its fault, so that it can be reported, and dropped once fixed. All
+faults were found in Hypercorn 0.17 and 0.18 with h2 4.3 and 4.4 and priority 2.0, and looked
+up again in the sources of Hypercorn 0.18.0 and h2 4.4.1.
 """
 
 from contextlib import suppress
@@ -36,24 +38,24 @@ from priority.priority import DeadlockError
 from gateway_queue.http.asking import has_body
 from gateway_queue.http.bodies import LONGEST_BODY
 
-# With Hypercorn's default of 100, a client that asks for many shards on one connection is
-# granted into nothing. One process seldom runs more shards than this, and a stream costs
-# memory: a client that needs more opens a second connection.
+# Beyond Hypercorn's default of 100, grants for a client with many shards on one connection
+# are lost. A process seldom runs more shards than this, and a stream costs memory; a client
+# that needs more can open a second connection.
 STREAMS_PER_CONNECTION = 2_000
 
-# All of a connection's requests may be cancelled twice in this time. More is a flood
+# All requests of a connection may be cancelled twice within RESETS_SECONDS; more is a flood
 # (CVE-2023-44487).
 MOST_RESETS = 2 * STREAMS_PER_CONNECTION
 RESETS_SECONDS = 10.0
 
 Headers = list[tuple[bytes, bytes]]
 
-# Bytes that are parsed before others get their turn. A request or a reset can be as short as
-# 13 of them, and costs up to half a millisecond.
+# Bytes parsed before other tasks get to run. A request or a reset can be as short as 13 bytes,
+# and costs up to half a millisecond.
 PORTION = 512
 
-# One connection parses between two turns of all tasks, so that many that flood delay the
-# others no more than one does.
+# Only one connection parses per scheduler tick, so that many floods delay the others no more
+# than one does.
 _parsing = trio.Lock()
 
 
@@ -75,12 +77,12 @@ class Http2(H2Protocol):
         self.priority = _InTurn()  # type: ignore[assignment]
         self._resets = 0
         self._resets_since = 0.0
-        self._bodies: dict[int, bytes] = {}  # of the requests that may have one, as far as it came
+        self._bodies: dict[int, bytes] = {}  # received so far, by stream
 
     async def initiate(self, headers: Headers | None = None, settings: bytes | None = None) -> None:
-        """Begin, with the request that asked for it if it came by HTTP/1.
+        """Begin, if it was an upgrade from HTTP/1.1 with the request that asked for it.
 
-        Hypercorn fails where its settings cannot be read.
+        Fault of Hypercorn: an ``HTTP2-Settings`` header that cannot be read raises an error.
         """
         if headers is None:
             await super().initiate()
@@ -95,12 +97,12 @@ class Http2(H2Protocol):
         self.task_group.spawn(self.send_task)
 
     def cut(self, stream_id: int) -> None:
-        """End a request at once, whatever has been answered or not."""
+        """End a request at once, answered or not."""
         self._reset(stream_id, ErrorCodes.INTERNAL_ERROR)
         self.task_group.spawn(self._close_cut_stream, stream_id)
 
     async def handle(self, event: Event) -> None:
-        """Parse in small portions, and let others have their turn before each."""
+        """Parse in small portions, and let other tasks run before each of them."""
         if not isinstance(event, RawData):
             await super().handle(event)
             self.connection.forget_all()
@@ -117,7 +119,7 @@ class Http2(H2Protocol):
                 await self.send(Closed())
 
     async def stream_send(self, event: StreamEvent) -> None:
-        """Send, but keep the head of an answer until the first of its body leaves."""
+        """Send, but hold an answer's head back until the first part of its body is sent."""
         if not isinstance(event, Response):
             await super().stream_send(event)
             return
@@ -128,10 +130,10 @@ class Http2(H2Protocol):
             )
 
     async def _send_data(self, stream_id: int) -> None:
-        """Send what the client takes, and the end with the last of it.
+        """Send as much as the client takes, and the end together with the last part.
 
-        Hypercorn writes the head, the body and the end one by one, and lets the sender go on
-        before they have left.
+        Fault of Hypercorn: it writes the head, the body and the end separately, and lets the
+        sender continue before they are sent.
         """
         buffer = self.stream_buffers.get(stream_id)
         if buffer is None:  # it was closed meanwhile
@@ -160,9 +162,9 @@ class Http2(H2Protocol):
     async def _handle_events(self, events: list[H2Event]) -> None:
         """React to what the client sent.
 
-        Bodies are dropped, but for the few that matter, which the handler gets as a whole.
-        Hypercorn would have the handler take each part, and read nothing of any stream while
-        that is busy; or fail, where the answer has been given.
+        Bodies are dropped, except the few that are used, which the handler gets as a whole.
+        Fault of Hypercorn: it passes each part on to the handler, and reads nothing from any
+        stream while that is busy; if the answer has already been sent, it raises KeyError.
         """
         ended = {event.stream_id for event in events if isinstance(event, StreamReset)}
         self._count_resets(len(ended))
@@ -180,8 +182,9 @@ class Http2(H2Protocol):
                 if isinstance(event, RequestReceived):
                     self._expect_body(event)
         await super()._handle_events(wanted)
-        # Hypercorn begins the idle time only after an answer: a connection whose last request
-        # was cancelled or refused would be kept for ever, and hold up the server's end.
+        # Fault of Hypercorn: it only restarts the idle time-out after an answer. A connection
+        # whose last request was cancelled or refused would stay open for ever, and delay the
+        # server's shutdown.
         concern_requests = any(isinstance(e, RequestReceived | StreamReset) for e in events)
         if concern_requests and self.idle and not self.closed:
             await self.send(Updated(idle=True))
@@ -191,14 +194,14 @@ class Http2(H2Protocol):
             self._bodies[request.stream_id] = b""
 
     def take_body(self, stream_id: int) -> bytes:
-        """The body of a request that has come as a whole; it is cut where it is too long."""
+        """The complete body of a request, truncated if it is too long."""
         return self._bodies.pop(stream_id, b"")
 
     async def _create_stream(self, request: RequestReceived) -> None:
-        """Begin a request, or refuse it alone.
+        """Begin a request, or refuse it without affecting the others.
 
-        Hypercorn fails at a method or path beyond ASCII and at CONNECT, and the connection
-        with it.
+        Fault of Hypercorn: a method or path with non-ASCII bytes, or CONNECT, raises an error
+        that ends the connection.
         """
         number = request.stream_id
         fields = dict(request.headers)
@@ -224,9 +227,9 @@ class Http2(H2Protocol):
         await self.context.mark_request()
 
     async def _close_stream(self, stream_id: int) -> None:
-        """Let go whoever waits for the client to take more, and close the stream.
+        """Close the stream, and wake the handler that waits for the client to take more.
 
-        Hypercorn leaves them waiting for ever, and with them a bucket.
+        Fault of Hypercorn: it leaves the handler, and with it a bucket, waiting for ever.
         """
         self.take_body(stream_id)
         buffer = self.stream_buffers.pop(stream_id, None)
@@ -240,7 +243,10 @@ class Http2(H2Protocol):
         await self.send(Updated(idle=self.idle))
 
     async def _window_updated(self, stream_id: int | None) -> None:
-        """Go on with what waits for it; Hypercorn wakes all streams of the connection."""
+        """Resume the streams that have something to send.
+
+        Fault of Hypercorn: it wakes all streams of the connection.
+        """
         numbers = [stream_id] if stream_id else list(self.stream_buffers)
         for number in numbers:
             buffer = self.stream_buffers.get(number)
@@ -249,10 +255,10 @@ class Http2(H2Protocol):
         await self.has_data.set()
 
     async def _priority_updated(self, event: PriorityUpdated) -> None:
-        """Do nothing: all streams are equal."""
+        """Do nothing: all streams have the same priority."""
 
     def _reset(self, stream_id: int, code: ErrorCodes) -> None:
-        with suppress(ProtocolError):  # it has ended already
+        with suppress(ProtocolError):  # it has already ended
             self.connection.reset_stream(stream_id, code)
         self.connection.forget(stream_id)
 
@@ -264,7 +270,7 @@ class Http2(H2Protocol):
 
 
 class Line:
-    """What a request takes for its connection: its stream, and to cut that ends no other."""
+    """Stands for the connection towards a request: cutting it only ends the request's stream."""
 
     def __init__(self, protocol: Http2, stream_id: int) -> None:
         self._protocol = protocol
@@ -278,15 +284,15 @@ class Line:
 
     @property
     def context(self) -> Any:
-        """What the connections of the server share."""
+        """The state that all connections of the server share."""
         return self._connection.context
 
     def has_left(self) -> bool:
-        """Whether the client has hung up, though Hypercorn may not have noticed yet."""
+        """Whether the client has hung up, even if Hypercorn has not noticed yet."""
         return bool(self._connection.has_left())
 
     def cut(self) -> None:
-        """End the stream at once, whatever has been answered or not."""
+        """End the stream at once, answered or not."""
         self._protocol.cut(self._stream_id)
 
 
@@ -313,15 +319,16 @@ class _Stream(HTTPStream):
         await super().handle(event)
 
     async def _send_error_response(self, status_code: int) -> None:  # noqa: ARG002
-        """Reset the stream: Hypercorn's 500 would be read as permission to identify."""
+        """Reset the stream, because old clients take Hypercorn's 500 for permission."""
         self._protocol.cut(self.stream_id)
 
 
 class _InTurn:
-    """The streams that have something to send, one after the other.
+    """The streams that have something to send, in turn.
 
-    In place of the tree of priorities, which walks all idle streams for each answer, and
-    fails at the 1,000th stream. RFC 9113 (5.3.2) deprecates priorities.
+    Replaces the priority tree that Hypercorn uses. Fault of priority 2.0: it visits all idle
+    streams for each answer, and raises TooManyStreamsError at the 1,001st stream. RFC 9113
+    (5.3.2) deprecates priorities.
     """
 
     def __init__(self) -> None:
@@ -342,22 +349,22 @@ class _InTurn:
 
 
 class _Connection(H2Connection):
-    """h2's connection, in which one stream's mistakes and number cost the others nothing."""
+    """An h2 connection on which a bad stream, or one too many, does not affect the others."""
 
-    # By default h2 remembers 65,536 streams, which takes 10 MiB.
+    # h2 remembers 65,536 closed streams by default, which takes 10 MiB.
     MAX_CLOSED_STREAMS = 2 * STREAMS_PER_CONNECTION
 
     @property
     def open_inbound_streams(self) -> int:
-        """None, as far as h2 is told: `_receive_frame` looks at their number.
+        """Always 0 for h2; `_receive_frame` checks the number of streams instead.
 
-        h2 walks all streams for each new one, and ends the connection if they are too many,
-        where RFC 9113 (5.1.2) has only the new one refused.
+        Faults of h2: it visits all streams for each new one, and ends the connection if there
+        are too many, although RFC 9113 (5.1.2) only asks to refuse the new one.
         """
         return 0
 
     def forget(self, stream_id: int) -> None:
-        """Forget a stream that has ended on both sides, as h2 does in its walk."""
+        """Forget a stream that has ended on both sides, as h2 does when it visits all streams."""
         stream = self.streams.get(stream_id)
         if stream is not None and stream.closed:
             del self.streams[stream_id]
@@ -366,19 +373,19 @@ class _Connection(H2Connection):
     def forget_all(self) -> None:
         """Forget all streams.
 
-        h2's connection refers to itself, so it goes only when Python's collector looks at the
-        oldest objects; until then it would hold hundreds of KiB.
+        h2's connection is part of a reference cycle, so it is only freed once the garbage
+        collector visits the oldest generation; until then it would hold hundreds of KiB.
         """
         self.streams.clear()
         self._closed_streams.clear()
 
     def _receive_frame(self, frame: Frame) -> list[H2Event]:
-        """Take in a frame, and reset its stream where that is all there is to do.
+        """Process a frame; on an error that concerns only its stream, reset the stream.
 
-        So it is if the stream is one too many, or the message malformed, for which h2 ends
-        the connection, where RFC 9113 (8.1.1) asks for a stream error. What a message does to
-        the connection's own state remains a connection error: compression, flow control, and
-        frames that are out of place.
+        This is the case if there are too many streams, or if the message is malformed. Fault
+        of h2: it ends the connection for these, although RFC 9113 (8.1.1) asks for a stream
+        error. Whatever damages the connection's own state remains a connection error: header
+        compression, flow control, frames out of place.
         """
         number = frame.stream_id
         try:
@@ -396,7 +403,7 @@ class _Connection(H2Connection):
             code = ErrorCodes.PROTOCOL_ERROR
             is_refused = True
         if is_refused:
-            self.reset_stream(number, code)  # raises again if the connection was the trouble
+            self.reset_stream(number, code)  # raises if the connection itself has failed
             if isinstance(frame, DataFrame):
                 self.acknowledge_received_data(frame.flow_controlled_length, number)
             events = [StreamReset(stream_id=number, remote_reset=False)]

@@ -1,7 +1,7 @@
-"""Requests that are held like a turn and never granted, to learn how long the way here holds.
+"""Probes: requests held like a turn but never granted, to test how long a connection lasts.
 
-Whoever probes may name the probe, and ask by that name what the server saw of it: a client
-that left knows so whether the server noticed. That lives in memory, for the latest few.
+A client may name its probe, and ask by that name what the server saw of it, for example
+whether the server noticed that the client left. The latest few are kept in memory.
 """
 
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-# A person needs two; more would be a flood.
+# A person needs two at a time; more would be a flood.
 MOST_HELD = 16
 
-# So many that have a name are remembered.
+# How many named probes are remembered.
 MOST_NAMED = 64
 
 # "left": the client hung up before it was answered.
@@ -25,20 +25,20 @@ State = Literal["held", "answered", "left"]
 
 
 class FullError(Exception):
-    """As many probes are held as there may be."""
+    """The maximum number of probes is being held."""
 
 
 class Probes:
-    """All probes of a server, whichever bot they name."""
+    """The probes of a server, whichever bot they name."""
 
     def __init__(self) -> None:
         self._held = 0
         self._named: dict[str, _Probe] = {}
 
     async def hold(self, seconds: float, name: str | None, server: "Context", peer: str) -> bool:
-        """Hold a probe for so long; False if the server ends before. Raises FullError.
+        """Hold a probe for ``seconds``; False if the server ends earlier. Raises FullError.
 
-        It is cancelled when its client leaves.
+        The caller is cancelled if the client leaves.
         """
         if self._held >= MOST_HELD:
             raise FullError
@@ -60,7 +60,7 @@ class Probes:
         return not server.is_ending
 
     def state_of(self, name: str) -> dict[str, Any] | None:
-        """What became of the probe of this name, and the seconds it was held; None if unknown."""
+        """The state of the probe with this name, and the seconds it was held; None if unknown."""
         probe = self._named.get(name)
         return None if probe is None else {"state": probe.state, "held": probe.held}
 

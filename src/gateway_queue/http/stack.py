@@ -1,7 +1,8 @@
-"""Hypercorn 0.18's trio worker, repaired.
+"""Repairs for Hypercorn's trio worker.
 
-Each repair names the fault, and has a test that fails without it. This module knows Hypercorn
-and nothing of the queue.
+Each repair names the fault, so that it can be reported, and dropped once fixed; each has a
+test that fails without it. The faults are in Hypercorn 0.17 and 0.18.0, the newest release.
+This module knows Hypercorn and nothing about the queue.
 """
 
 from collections.abc import Iterator
@@ -19,17 +20,17 @@ from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 from gateway_queue.http.http2 import STREAMS_PER_CONNECTION
 from gateway_queue.http.wire import MOST_BYTES_BEHIND, Stream, Wire
 
-# With Hypercorn's default of 1000 a client that asks for many shards on one connection is
+# With Hypercorn's default of 1000, a client that asks for many shards on one connection is
 # cut off.
 REQUESTS_PER_CONNECTION = 2**62
 
-# Longer than the 5 s rhythm of identifies, so that a client that asks again in that
-# rhythm does not meet a connection that is just being closed (Hypercorn's default: 5).
+# Longer than the 5 s between identifies, so that a client that asks again in that rhythm does
+# not use a connection that is just being closed (Hypercorn's default is 5).
 IDLE_SECONDS = 15.0
 
 
 class Context(WorkerContext):
-    """What the connections of a server share."""
+    """The state that all connections of a server share."""
 
     def __init__(self, max_requests: int | None) -> None:
         super().__init__(max_requests)
@@ -42,9 +43,9 @@ class Context(WorkerContext):
 
     @contextmanager
     def idling(self, seconds: float) -> Iterator[None]:
-        """End the body after so many seconds, or when the server ends, whichever is earlier.
+        """Cancel the body after this many seconds, or when the server ends.
 
-        One scope, where Hypercorn has a task for each connection that waits for its end.
+        This takes one cancel scope, where Hypercorn runs a task for each idle connection.
         """
         with trio.move_on_after(0 if self.is_ending else seconds) as idle:
             self._idle.add(idle)
@@ -72,8 +73,8 @@ class PeerLeftError(Exception):
 class HypercornConnection(TCPServer):
     """A connection that Hypercorn serves.
 
-    It is to be found in ``scope["state"]["connection"]`` of its requests; of HTTP/2's, their
-    line is.
+    HTTP/1.1 requests find it as ``scope["state"]["connection"]``; HTTP/2 requests find a `Line`
+    there.
     """
 
     def __init__(
@@ -99,27 +100,27 @@ class HypercornConnection(TCPServer):
         return self._wire.peer
 
     def has_left(self) -> bool:
-        """Whether the client has hung up, though Hypercorn may not have noticed yet."""
+        """Whether the client has hung up, even if Hypercorn has not noticed yet."""
         return self._wire.has_left()
 
     def cut(self) -> None:
-        """Close the connection at once, whatever has been answered or not.
+        """Close the connection at once, answered or not.
 
-        Hypercorn answers 500 for a handler that failed, which old clients read as
-        permission to identify.
+        Hypercorn would answer 500 for a failed handler, which old clients take for permission
+        to identify.
         """
         self._wire.cut()
 
     async def receive(self) -> bytes:
-        """More bytes of the client's; none when it has hung up."""
+        """More bytes from the client; empty if it has hung up."""
         await trio.lowlevel.checkpoint()
         return await self._wire.receive()
 
     async def _read_data(self) -> None:
         """Read until the client hangs up.
 
-        Hypercorn's own loop has a time-out around each read, which would end held requests
-        if it were set, and costs 1 KiB per waiting client if it is not.
+        Fault of Hypercorn: its loop has a time-out around each read. If that is set, it ends
+        held requests; if not, it still costs 1 KiB per waiting client.
         """
         if isinstance(self.protocol.protocol, H11Protocol):
             self.protocol.protocol.can_read = _Paused(self, self.protocol.protocol)
@@ -129,7 +130,7 @@ class HypercornConnection(TCPServer):
                 data = await self.receive()
                 await self.protocol.handle(RawData(data))
             await self.protocol.handle(Closed())
-            # Hypercorn would wait for the end of the idle time, and keep the file open (0.18).
+            # Fault of Hypercorn: it waits for the idle time-out, and keeps the socket open.
             self._has_left = True
             await self.idle_task.stop()
         finally:
@@ -138,9 +139,9 @@ class HypercornConnection(TCPServer):
     async def _let_senders_go(self) -> None:
         """Wake the handlers whose answers the client will never take.
 
-        When an HTTP/2 connection closes, Hypercorn leaves whoever waits for a stream's
-        buffer to drain waiting for ever, and with it a bucket (0.17, 0.18). There is no
-        checkpoint in this, as it also runs in a cancelled task.
+        Fault of Hypercorn: when an HTTP/2 connection closes, a handler that waits for a
+        stream's buffer to drain, and with it a bucket, waits for ever. This has no checkpoint,
+        because it also runs in a cancelled task.
         """
         if isinstance(self.protocol.protocol, H2Protocol):
             for buffer in self.protocol.protocol.stream_buffers.values():
@@ -149,11 +150,11 @@ class HypercornConnection(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         """Send, but not for ever.
 
-        Hypercorn shields sending from cancellation, so that a client which reads nothing
-        keeps the server from ending (0.17, 0.18).
+        Fault of Hypercorn: it shields sending from cancellation without a time-out, so a client
+        that reads nothing keeps the server from ending.
         """
         if isinstance(event, Updated) and self._has_left:
-            return  # or the idle time would begin again
+            return  # otherwise the idle time-out would start again
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
@@ -166,10 +167,11 @@ class HypercornConnection(TCPServer):
 
 
 class _Paused(EventWrapper):
-    """Hypercorn's pause of the reader, which goes on watching for the client to leave.
+    """Hypercorn's pause of reading, during which we still notice if the client leaves.
 
-    When bytes follow a request, or it has an unknown ``Upgrade`` header, Hypercorn stops
-    to read until the answer is sent, and never sees the client hang up (0.17, 0.18).
+    Fault of Hypercorn: if bytes follow a request, or it has an unknown ``Upgrade`` header,
+    Hypercorn stops reading until the answer is sent, and does not notice that the client hangs
+    up.
     """
 
     def __init__(self, connection: HypercornConnection, protocol: H11Protocol) -> None:

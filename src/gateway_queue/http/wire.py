@@ -1,7 +1,7 @@
-"""The bytes of one connection, plain or encrypted, as the short way needs them.
+"""The bytes of one connection, plain or encrypted, for the short way.
 
-A plain wire is read for by the `Reader`, and written to without waiting where the socket
-takes it at once, so that a bucket can hand over its grant itself.
+The `Reader` reads for plain wires. Writing to them does not block if the socket takes the
+bytes at once, so that a bucket can send its grant itself.
 """
 
 import os
@@ -14,19 +14,19 @@ import trio
 
 from gateway_queue.http.reader import Reader
 
-# What is read at once: little, for a client's thousand requests must not hold up the others.
+# Read in small pieces, so that one client's thousand requests do not delay the others.
 BYTES_AT_ONCE = 2**13
 
-# What a client may send behind a request that still waits. Nobody does so on purpose.
+# How many bytes a client may send behind a waiting request. Nobody does so on purpose.
 MOST_BYTES_BEHIND = 2**16
 
-# A client that takes no byte for so long never will.
+# A client that takes no byte for this many seconds is cut off.
 SEND_SECONDS = 5.0
 
-# Where a system does not have it, POLLHUP says the same.
+# Systems without it report POLLHUP instead.
 POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)
 
-# Parts into which such a time is cut, for a stopped process is to miss only one of them.
+# Such a time is waited for in this many parts; a process that was stopped loses only one.
 PARTS = 5
 
 TLSStream = trio.SSLStream[trio.SocketStream]
@@ -35,10 +35,10 @@ Stream = trio.SocketStream | TLSStream
 
 @asynccontextmanager
 async def patience(seconds: float, give_up: Callable[[], None]) -> AsyncIterator[trio.Nursery]:
-    """Call ``give_up`` if the body still runs after so many seconds.
+    """Call ``give_up`` if the body still runs after this many seconds.
 
-    Only seconds in which this process runs count: a stop, or a slow disk, is not the client's
-    fault, and must not cost it an answer.
+    Only time in which this process runs counts: if it is stopped, or its disk is slow, that is
+    not the client's fault, and must not cost it its answer.
     """
 
     async def lose_patience() -> None:
@@ -53,10 +53,10 @@ async def patience(seconds: float, give_up: Callable[[], None]) -> AsyncIterator
 
 
 class PlainWire:
-    """A plain socket's bytes.
+    """The bytes of a plain socket.
 
-    With a `Reader` they are read as they come, so that the client's leaving is seen whatever
-    it sent before; without, only as they are asked for.
+    With a `Reader`, they are read as they arrive, so that it is noticed when the client leaves,
+    whatever it sent before. Without one, they are read on demand.
     """
 
     # Thousands of these wait at once.
@@ -67,7 +67,7 @@ class PlainWire:
         self._reader: Reader | None = None
         self._is_watched = False
         self._received = b""
-        self._task: trio.lowlevel.Task | None = None  # the one that waits for bytes
+        self._task: trio.lowlevel.Task | None = None  # waits for bytes
         self._ended = False
 
     @property
@@ -76,19 +76,19 @@ class PlainWire:
         return _peer_of(self._socket)
 
     def take(self) -> bytes:
-        """What has come so far."""
+        """The bytes received so far."""
         self._look()
         data, self._received = self._received, b""
         return data
 
     async def receive(self) -> bytes:
-        """The bytes that come next; none at the end."""
+        """The next bytes; empty at the end."""
         while not (data := self.take()) and not self._ended:
             await self._wait()
         return data
 
     async def leaving(self) -> None:
-        """Return when the client has hung up, or has sent too much meanwhile."""
+        """Return when the client has hung up, or has sent too much while it waits."""
         while not self._ended:
             await self._wait()
 
@@ -96,7 +96,7 @@ class PlainWire:
         return self._ended or _has_hung_up(self._socket)
 
     def send_now(self, data: bytes) -> int:
-        """How many of these bytes the socket took at once: all if the client has hung up."""
+        """Send without blocking; returns how many bytes were taken, all if the client left."""
         try:
             return os.write(self._socket.fileno(), data)
         except BlockingIOError:
@@ -105,9 +105,9 @@ class PlainWire:
             return len(data)
 
     async def send(self, data: bytes) -> None:
-        """Send all of it, as far as the client is still there.
+        """Send everything, unless the client has hung up.
 
-        Raises TooSlowError for a client that takes nothing for SEND_SECONDS.
+        Raises TooSlowError if the client takes nothing for SEND_SECONDS.
         """
         while data := data[self.send_now(data) :]:
             await self._until_it_takes_more()
@@ -122,11 +122,11 @@ class PlainWire:
         raise trio.TooSlowError
 
     def read_with(self, reader: Reader) -> None:
-        """Have this Reader read for it from now on."""
+        """From now on, let this Reader read."""
         self._reader = reader
 
     def read_alone(self, ahead: bytes = b"") -> None:
-        """Do without the Reader from now on. ``ahead`` was read too far, and comes again."""
+        """From now on, read without the Reader. ``ahead``: bytes to be received again."""
         self._stop_watching()
         self._reader = None
         self._received = ahead + self._received
@@ -136,7 +136,7 @@ class PlainWire:
         self._socket.close()
 
     def _look(self) -> None:
-        """Read what there is, without waiting, and wake who waits for it."""
+        """Read what there is, without blocking, and wake the task that waits for it."""
         if self._ended:
             return
         try:
@@ -152,7 +152,7 @@ class PlainWire:
 
     def _end(self) -> None:
         self._ended = True
-        self._stop_watching()  # the end can be read for ever
+        self._stop_watching()  # at its end, a stream is always readable
 
     async def _wait(self) -> None:
         if self._reader is None:
@@ -203,7 +203,7 @@ class TLSWire:
     def has_left(self) -> bool:
         return _has_hung_up(self._stream.transport_stream.socket)
 
-    def send_now(self, data: bytes) -> int:  # noqa: ARG002 - to encrypt may have to wait
+    def send_now(self, data: bytes) -> int:  # noqa: ARG002 - encrypting may have to wait
         return 0
 
     async def send(self, data: bytes) -> None:
@@ -226,7 +226,7 @@ class TLSWire:
             raise trio.TooSlowError
 
     def read_with(self, reader: Reader) -> None:
-        """The bytes have to be decrypted in a task of their own."""
+        """Do nothing: the connection's own task has to decrypt the bytes."""
 
     def read_alone(self, ahead: bytes = b"") -> None:
         self._received = ahead + self._received
@@ -249,7 +249,7 @@ Wire = PlainWire | TLSWire
 
 
 def _has_hung_up(sock: trio.socket.SocketType) -> bool:
-    """Whether the other side will send no more, though we may not have read all that it sent."""
+    """Whether the other side will send no more, even if there are bytes left to read."""
     descriptor = sock.fileno()
     if descriptor < 0:
         return True
