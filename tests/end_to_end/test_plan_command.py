@@ -78,7 +78,7 @@ async def test_a_server_that_does_not_know_the_limits_has_no_plan() -> None:
         code, program = await plan("2000", **at(server))
 
     assert code == 1
-    assert "says: Discord's session start limit is not known" in said(program)
+    assert "says: Discord's session start limit is unknown" in said(program)
 
 
 # Without one

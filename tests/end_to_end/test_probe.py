@@ -78,5 +78,5 @@ async def test_the_servers_end_does_not_wait_for_it() -> None:
         assert await server.ended() == 0
 
     assert answer.status == 503
-    assert b"the server is ending" in answer.body
+    assert b"the server is shutting down" in answer.body
     assert server.logged_so_far("probe_ended", left=False)

@@ -77,7 +77,7 @@ async def test_at_the_servers_end_it_ends_at_once() -> None:
         answer = await probe.answered()
         assert answer.status == 503
         assert answer.at == pytest.approx(7, abs=0.01)
-        assert json.loads(answer.body)["detail"] == "the server is ending"
+        assert json.loads(answer.body)["detail"] == "the server is shutting down"
         assert (await told(client))["state"] == "answered"
 
 

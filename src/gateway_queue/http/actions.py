@@ -37,7 +37,7 @@ def add_actions(app: "App", bot: "Callable[[], Bot]") -> None:
     async def read_limits() -> Response:
         asked = bot()
         if not asked.queue.starts.allowance.read_from_discord:
-            raise Problem(409, "there is no token, so the limits are counted here and not read")
+            raise Problem(409, "there is no token, so the limits are counted here")
         if wait := math.ceil(asked.may_read_limits_in):
             raise Problem(
                 429,
@@ -82,7 +82,7 @@ def _add_actions_on_shards(app: "App", bot: "Callable[[], Bot]") -> None:
     @app.delete("/operator/shards/<shard>/first")
     async def take_back(shard: str) -> Response:
         if not bot().operator.take_back(shard_of(shard)):
-            raise Problem(404, f"shard {shard} is not one that was put first and still waits")
+            raise Problem(404, f"shard {shard} was not put first, or has already been granted")
         return _done()
 
     @app.delete("/operator/shards/<shard>/seat")
@@ -94,7 +94,9 @@ def _add_actions_on_shards(app: "App", bot: "Callable[[], Bot]") -> None:
     @app.delete("/operator/shards/<shard>/crash-loop")
     async def forgive(shard: str) -> Response:
         if not bot().operator.forgive(shard_of(shard)):
-            raise Problem(404, f"shard {shard} is in no crash loop; /status lists those that are")
+            raise Problem(
+                404, f"shard {shard} is not in a crash loop; /status lists those that are"
+            )
         return _done()
 
 
@@ -123,11 +125,11 @@ def _done() -> Response:
 
 
 def _no_seat(shard: str) -> Problem:
-    return Problem(404, f"nobody waits for shard {shard}, and no place is kept for it")
+    return Problem(404, f"shard {shard} is not waiting, and no place is kept for it")
 
 
 async def _not_written(error: JournalError) -> Response:
-    detail = f"nothing has changed, since it could not be written down: {error}"
+    detail = f"nothing has changed, because it could not be written to the journal: {error}"
     problem = Problem(503, detail)
     return Response(problem.body, status=problem.status, content_type="application/problem+json")
 
@@ -144,4 +146,4 @@ async def _body() -> bytes:
             else:
                 return body
         raise Problem(413, f"the body is longer than {LONGEST_BODY} bytes")
-    raise Problem(408, f"the body did not come within {BODY_SECONDS:g} s")
+    raise Problem(408, f"the body did not arrive within {BODY_SECONDS:g} s")

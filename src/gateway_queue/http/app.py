@@ -163,7 +163,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
 def _refusal(authorization: bytes | None) -> Problem:
     detail = "the API key is not the one this server expects"
     if authorization is None:
-        detail = "this server wants an API key: Authorization: Bearer <key>"
+        detail = "this server requires an API key: Authorization: Bearer <key>"
     return Problem(401, detail, headers=BEARER)
 
 
@@ -318,7 +318,7 @@ def create_app() -> App:
         said = confirmation_of(request.query_string)
         if not _bot(app).queue.confirm(said.shard, said.outcome, said.grant):
             which = "" if said.grant is None else f" number {said.grant}"
-            raise Problem(404, f"shard {said.shard} has no grant{which} of the last 15 minutes")
+            raise Problem(404, f"shard {said.shard} has had no grant{which} in the last 15 minutes")
         return Response(b"", status=204)
 
     return app
@@ -338,9 +338,7 @@ def _bot(app: App) -> "Bot":
     """The bot that the request is about. Raises Problem if there is no such bot."""
     bot = app.bots.find(_name())
     if bot is None:
-        raise Problem(
-            404, f"there is no bot {(_name() or DEFAULT)[:80]!r}; /status lists those there are"
-        )
+        raise Problem(404, f"there is no bot {(_name() or DEFAULT)[:80]!r}; /status lists the bots")
     return bot
 
 
@@ -362,7 +360,9 @@ def _add_status(app: App) -> None:
     async def status_of_shard(shard: str) -> Response:
         found = _bot(app).status.of_shard(shard_of(shard))
         if found is None:
-            raise Problem(404, f"shard {shard} neither waits nor was granted in the last 24 hours")
+            raise Problem(
+                404, f"shard {shard} is not waiting, and had no turn in the last 24 hours"
+            )
         return Response(json.dumps(found), content_type=JSON)
 
 
@@ -372,7 +372,7 @@ def _add_plan(app: App) -> None:
         queue = _bot(app).queue
         found = plan_at(queue, launch_of(request.query_string, queue.configured.interval))
         if found is None:
-            raise Problem(503, "Discord's session start limit is not known; the log says why")
+            raise Problem(503, "Discord's session start limit is unknown; see the log")
         return Response(json.dumps(asdict(found)), content_type=JSON)
 
 
@@ -387,15 +387,15 @@ def _add_probe(app: App) -> None:
         if asked.hold is None:
             state = None if asked.name is None else probes.state_of(asked.name)
             if state is None:
-                raise Problem(404, "no probe of late has this id; begin one with &hold=60")
+                raise Problem(404, "no recent probe has this id; start one with &hold=60")
             return Response(json.dumps(state), content_type=JSON)
         connection = request.scope["state"]["connection"]
         try:
             lasted = await probes.hold(asked.hold, asked.name, connection.context, connection.peer)
         except FullError:
-            raise Problem(503, "as many probes are held as may at once; try again") from None
+            raise Problem(503, "the maximum number of probes is being held; try again") from None
         if not lasted:
-            raise Problem(503, "the server is ending")
+            raise Problem(503, "the server is shutting down")
         return Response(b"", status=204)
 
 
@@ -409,12 +409,12 @@ async def _problem_page(problem: Problem) -> Response:
 
 
 async def _error_page(error: HTTPException) -> Response:
-    detail, headers = error.description or "no details are known", {}
+    detail, headers = error.description or "no details are available", {}
     if isinstance(error, NotFound):
-        detail = "nothing is here, and no turn was taken; ask with /?shard=42"
+        detail = "there is nothing at this path, and no turn was taken; ask with /?shard=42"
     if isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
-        detail = f"this page answers to {headers['Allow']} only"
+        detail = f"this page only allows {headers['Allow']}"
     page = await _problem_page(Problem(error.code or 500, detail))
     page.headers.update(headers)
     return page
@@ -422,4 +422,4 @@ async def _error_page(error: HTTPException) -> Response:
 
 async def _failure_page(error: Exception) -> Response:
     log.error("page_failed", exc_info=error)
-    return await _problem_page(Problem(500, "the server could not make this page; see its log"))
+    return await _problem_page(Problem(500, "the server could not create this page; see its log"))

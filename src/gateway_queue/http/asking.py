@@ -188,7 +188,7 @@ def refuse_other_sites(headers: Mapping[bytes, bytes]) -> None:
     if not is_ours:
         raise Problem(
             403,
-            "a web page of another site may not take turns, confirm them, watch, probe or steer",
+            "web pages of other sites may not take turns, confirm them, watch, probe or steer",
         )
 
 
@@ -253,7 +253,7 @@ def _grant(text: str) -> int:
         return int(text)
     raise Problem(
         400,
-        f"grant is {text[:40]!r}; it must be the number of the answer's X-Gateway-Queue-Grant",
+        f"grant is {text[:40]!r}; it must be the number in the answer's X-Gateway-Queue-Grant",
     )
 
 

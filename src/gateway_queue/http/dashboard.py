@@ -152,4 +152,4 @@ def _viewer(watched: Watched) -> Viewer:
     try:
         return watched.enter()
     except FullError:
-        raise Problem(503, "as many watch as may at once; close a page that is open") from None
+        raise Problem(503, "the maximum number of pages is open; close one of them") from None

@@ -37,17 +37,17 @@ class Guard:
         keys = list(keys)
         if not keys:
             raise Problem(
-                403, "this needs GATEWAY_QUEUE_OPERATOR_KEY, which the server does not have"
+                403, "this requires GATEWAY_QUEUE_OPERATOR_KEY, which the server does not have"
             )
         if authorization is None:
             raise Problem(
-                401, "this needs the operator key: Authorization: Bearer <key>", headers=BEARER
+                401, "this requires the operator key: Authorization: Bearer <key>", headers=BEARER
             )
         lately = sum(at > now - SECOND and host == address for at, host in self._wrong)
         if lately >= MOST_GUESSES:
             raise Problem(
                 429,
-                f"{MOST_GUESSES} wrong operator keys came from there within a second",
+                f"{MOST_GUESSES} wrong operator keys came from this address within a second",
                 headers=((b"retry-after", b"1"),),
             )
         if not opens(keys, authorization):

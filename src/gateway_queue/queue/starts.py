@@ -112,7 +112,7 @@ class Starts:
     def why_not_ready(self) -> str | None:
         """What an operator has to fix before anything is granted; None if nothing."""
         if not self.allowance.known:
-            return "Discord's session start limit is not known; the log says why"
+            return "Discord's session start limit is unknown; see the log"
         try:
             if self._journal_ready_at > -math.inf:
                 self.journal.check()
