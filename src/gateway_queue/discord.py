@@ -112,7 +112,7 @@ class Discord:
             )
         except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
             raise CannotAskError(
-                f"cannot use the proxy or the certificates that the environment names: {error}"
+                f"cannot use the proxy or the certificates given in the environment: {error}"
             ) from None
         self._at_once = trio.CapacityLimiter(AT_ONCE)
 

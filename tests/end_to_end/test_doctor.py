@@ -105,8 +105,8 @@ async def test_the_api_key() -> None:
         wrong = await doctor(server.url, GATEWAY_QUEUE_API_KEY="open-9f2c")
 
     assert (right[0], absent[0], wrong[0]) == (0, 1, 1)
-    assert absent[1][0].startswith(f"bad The server at {server.url} wants an API key: set ")
-    assert "does not take the API key" in wrong[1][0]
+    assert absent[1][0].startswith(f"bad The server at {server.url} requires an API key: set ")
+    assert "does not accept the API key" in wrong[1][0]
     assert "9f2c" not in f"{right}{absent}{wrong}"
 
 
@@ -124,7 +124,7 @@ async def test_the_server_ends_in_the_middle() -> None:
 
     *_, said_at_the_end, _, _ = words_of(ending)
     assert said_at_the_end.startswith("bad The server did not hold a request for longer than")
-    assert said_at_the_end.endswith("the server is ending.")
+    assert said_at_the_end.endswith("the server is shutting down.")
     *_, said_of_a_crash, _, _ = words_of(cut)
     assert said_of_a_crash.startswith("bad The server ended after it held a request for ")
 
@@ -175,13 +175,13 @@ SETUPS = {
         NGINX,
         snippet("nginx").replace("proxy_read_timeout 1d", "proxy_read_timeout 2s"),
         "something in between closed the connection",
-        "Raise the time-out of what is in between",
+        "Raise the time-out of whatever is in between",
     ),
     "HAProxy, passing bytes": Setup(
         HAPROXY,
         snippet("HAProxy").replace("timeout server 1d", "timeout server 2s"),
         "something in between closed the connection",
-        "Raise the time-out of what is in between",
+        "Raise the time-out of whatever is in between",
     ),
     "HAProxy, HTTP": Setup(
         HAPROXY,
@@ -284,7 +284,7 @@ async def test_a_server_that_never_answers() -> None:
 @pytest.mark.parametrize(
     ("answer", "said_of_it"),
     [
-        (http(b"<html>", "200 OK", "Content-Type: text/html"), "is not a Gateway Queue: it sends"),
+        (http(b"<html>", "200 OK", "Content-Type: text/html"), "is not a Gateway Queue: it does"),
         (http(b"", "404 Not Found"), "is not a Gateway Queue: 404 Not Found"),
         (http(b'{"status": "ok"}', "200 OK", JSON), "is not a Gateway Queue: version"),
         (

@@ -42,12 +42,12 @@ async def test_a_launch_after_those_who_wait() -> None:
 
     assert (code, other_code) == (0, 0)
     assert words.startswith(f"Plan for 100 shards at {server.url}\n")
-    assert "Pace 4 buckets, 60s from grant to grant in each" in words
+    assert "Pace 4 buckets, 60s between grants in each" in words
     assert "These take 24m 0s" in words
     assert "Before them 2 waiting" in words
     assert "All of these in 26m " in words
     assert "Session starts enough: 102 needed, 950 left" in words
-    assert "Pace 100 buckets, 120s from grant to grant in each" in said(other)
+    assert "Pace 100 buckets, 120s between grants in each" in said(other)
     assert "These take 0.0s" in said(other)
 
 
@@ -90,7 +90,7 @@ async def test_a_plan_without_a_server() -> None:
     assert code == 0
     words = said(program)
     assert words.startswith("Plan for 2000 shards without a server\n")
-    assert "Pace 16 buckets, 5.5s from grant to grant in each" in words
+    assert "Pace 16 buckets, 5.5s between grants in each" in words
     assert "All of these in 11m 22s" in words
     assert "Session starts enough: 2000 needed, 3800 left" in words
 

@@ -260,7 +260,7 @@ async def test_it_ends_with_the_server() -> None:
         assert await server.stop() == 0
         assert await program.ended() == 1
 
-    assert f"the feed of {server.url} is over: " in program.lines[-1]
+    assert f"the feed of {server.url} ended: " in program.lines[-1]
 
 
 # The API key
@@ -282,7 +282,7 @@ async def test_an_api_key_that_is_absent_or_wrong(key: str | None) -> None:
 
     assert code == 1
     assert "GATEWAY_QUEUE_API_KEY" in words
-    assert ("wants an API key" if key is None else "does not take the API key") in words
+    assert ("requires an API key" if key is None else "does not accept the API key") in words
     assert KEY not in words
     assert "'open'" not in words
 
@@ -319,8 +319,8 @@ async def test_a_server_that_never_answers_is_given_up() -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (http(b"<html>", "200 OK", "Content-Type: text/html"), "it sends no JSON"),
-        (http(b"{}"), "it sends no JSON"),
+        (http(b"<html>", "200 OK", "Content-Type: text/html"), "it does not send JSON"),
+        (http(b"{}"), "it does not send JSON"),
         (http(b"<html>", "200 OK", JSON), "Invalid JSON"),
         (http(b'{"status": "ok"}', "200 OK", JSON), "version: Field required"),
         (http(b"", "404 Not Found"), "404 Not Found"),

@@ -30,7 +30,7 @@ async def test_each_command_does_what_it_says() -> None:
             f"90s between grants instead of 60s until further notice, {restart}",
         )
         code, words = await run(server, "slow", "off")
-        assert (code, words.partition(" is ")[0]) == (0, "The interval")
+        assert (code, words.partition(" applies ")[0]) == (0, "The configured interval")
         assert (await run(server, "forgive", "1"))[0] == 1
         code, words = await run(server, "slow", "5")
         assert (code, "more than the configured interval" in words) == (1, True)
@@ -42,7 +42,7 @@ async def test_it_steers_a_shard() -> None:
         waiting(server, 1) as client,
     ):
         assert await run(server, "first", "1") == (0, "Shard 1 is next in its bucket")
-        assert await run(server, "drop", "1") == (0, "Shard 1 has no place any more")
+        assert await run(server, "drop", "1") == (0, "Shard 1 no longer has a place")
         assert await client.rest() == b""
 
 

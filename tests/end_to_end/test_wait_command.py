@@ -59,7 +59,7 @@ async def test_it_says_once_how_the_shard_stands() -> None:
     assert re.fullmatch(r"Shard 0 waits: position 1, interval, \d+m [\d.]+s left", line)
     where, end = second.lines
     assert re.fullmatch(r"Shard 1 waits: position 2, interval, \d+m [\d.]+s left", where)
-    assert end == "gateway-queue: shard 1 had no turn within 4 s"
+    assert end == "gateway-queue: shard 1 did not get its turn within 4 s"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
@@ -192,10 +192,10 @@ async def test_a_wrong_key_is_refused() -> None:
     async with running_server(GATEWAY_QUEUE_API_KEY=KEY) as server:
         code, words = await wait(server.url)
         assert code == 1
-        assert "wants an API key: set GATEWAY_QUEUE_API_KEY" in words[0]
+        assert "requires an API key: set GATEWAY_QUEUE_API_KEY" in words[0]
         code, words = await wait(server.url, GATEWAY_QUEUE_API_KEY="other")
         assert code == 1
-        assert "does not take the API key" in words[0]
+        assert "does not accept the API key" in words[0]
         assert "other" not in words[0]
     assert len(words) == 1
 

@@ -75,7 +75,7 @@ def test_what_is_wrong_is_told_without_what_a_terminal_would_obey() -> None:
 
     assert lines[-2:] == [
         "x?[31m.toml: it is ? not TOML",
-        "2 waiting for bots that are not here",
+        "2 waiting for unknown bots",
     ]
 
 

@@ -110,14 +110,14 @@ def worst(found: list[Finding]) -> Finding:
         (Reply(0, None, b"Connection refused", failure="unreachable"), "refused", "running?"),
         (Reply(5, None, failure="silent"), "did not answer within 5 s", "right port"),
         (Reply(0, None, b"disconnected", failure="closed"), "closed the connection", "https://"),
-        (problem(401, "the API key is wrong"), "wants an API key: set", "same key"),
+        (problem(401, "the API key is wrong"), "requires an API key: set", "same key"),
         (problem(503, "the bot failed"), "says: the bot failed", ""),
         (Reply(0, 200, ORIGINAL, "application/json"), "the original gateway-queue", "a turn"),
         (Reply(0, 502, b"", "text/html", "nginx"), "502 Bad Gateway (Server: nginx)", "running"),
         (Reply(0, 404, b"", "text/html"), "not a Gateway Queue: 404 Not Found", "pass all paths"),
         (Reply(0, 599), "not a Gateway Queue: 599", "--url"),
         (Reply(0, 301, location="https://q/"), "which leads to https://q/", "--url"),
-        (Reply(0, 200, b"<html>", "text/html"), "it sends no JSON", "--url"),
+        (Reply(0, 200, b"<html>", "text/html"), "it does not send JSON", "--url"),
         (Reply(0, 404, b"", server="\x1b[2J"), "(Server: ?[2J)", ""),
     ],
 )
@@ -131,7 +131,7 @@ def test_who_is_no_server_that_can_be_examined(reply: Reply, said: str, advice: 
 def test_a_wrong_key_is_not_told() -> None:
     finding = who_answers(problem(401, ""), ADDRESS, "sesame")
     assert finding is not None
-    assert "does not take the API key" in finding.text
+    assert "does not accept the API key" in finding.text
     assert "sesame" not in f"{finding}"
 
 
@@ -349,7 +349,7 @@ def cut(reply: Reply, seen: Seen | None = LEFT) -> Holding:
             cut(Reply(60, None, b"", failure="closed")),
             "bad",
             "cut after 1m 0s: something in between closed the connection",
-            "Raise the time-out of what is in between",
+            "Raise the time-out of whatever is in between",
         ),
         (
             cut(Reply(60, None, b"", failure="closed"), HELD),

@@ -48,7 +48,7 @@ def test_a_launch_that_the_starts_cover() -> None:
     assert words() == [
         "Plan for 2000 shards at http://queue:8000",
         "",
-        "Pace 16 buckets, 5.5s from grant to grant in each",
+        "Pace 16 buckets, 5.5s between grants in each",
         "These take 11m 22s",
         "Before them 557 waiting",
         "All of these in 14m 34s",
@@ -59,7 +59,7 @@ def test_a_launch_that_the_starts_cover() -> None:
 
 def test_starts_that_are_missing_come_back_with_discords_reset() -> None:
     assert words({"remaining": 1643}, all_in_in=None, missing=1114)[-3:] == [
-        "All of these in unknown: the session starts that are left do not cover them",
+        "All of these in unknown: there are not enough session starts left",
         "Session starts 1114 missing: 2557 needed, 1443 left",
         "of 4000 by Discord's count, 200 in reserve; reset in 8h 1m",
     ]
@@ -82,7 +82,7 @@ def test_one_shard_and_one_bucket() -> None:
     shown = words(shards=1, buckets=1, takes=0.0, waiting=0)
 
     assert shown[0].startswith("Plan for 1 shard at")
-    assert "Pace 1 bucket, 5.5s from grant to grant in each" in shown
+    assert "Pace 1 bucket, 5.5s between grants in each" in shown
     assert "Before them nobody waits" in shown
 
 

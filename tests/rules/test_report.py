@@ -137,7 +137,7 @@ def test_limits_that_are_not_known() -> None:
         )
     )
 
-    assert "State grants nothing: Discord has not yet told" in words
+    assert "State grants nothing: Discord has not yet said" in words
     assert "Session starts unknown" in words
     assert "All of these in unknown\n" in words
     assert "3 in ?" in words
@@ -164,7 +164,7 @@ def test_the_reserve_is_reached() -> None:
 
     assert "State grants nothing: only the reserve is left (50)" in words
     assert "950 used ░ 0 left ▓ 50 reserve" in words
-    assert "unknown: the session starts that are left cover none of them" in sentence(words)
+    assert "unknown: the remaining session starts are enough for none of them" in sentence(words)
 
 
 def test_not_even_a_reserve_is_left() -> None:
@@ -209,7 +209,7 @@ def test_a_pause_of_an_operator(pause: dict[str, Any], words: str) -> None:
 def test_a_newer_server_may_have_obstacles_of_its_own() -> None:
     words = printed(document(obstacle="a new one"))
 
-    assert "State grants nothing, for a reason that this version does not know" in words
+    assert "State grants nothing, for a reason unknown to this version" in words
 
 
 # The lines
@@ -251,7 +251,7 @@ def test_not_all_will_get_in_today() -> None:
 
     assert "State granting" in words
     assert "0 in 0.0s 1 in ?" in words
-    assert "unknown: the session starts that are left cover only 1 of them" in sentence(words)
+    assert "unknown: the remaining session starts are enough for only 1 of them" in sentence(words)
 
 
 @pytest.mark.parametrize(

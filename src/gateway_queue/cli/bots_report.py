@@ -1,4 +1,4 @@
-"""What a server of several bots says of them in its ``/status``, for a terminal. Pure."""
+"""Shows the ``/status`` of a server with several bots in a terminal. Pure."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,10 +10,10 @@ from rich.text import Text
 
 from gateway_queue.cli.report import Limits, Version, printable, validated
 
-# Shown as it is, so nothing that a terminal would obey.
+# Printed as it is, so it must not contain control sequences.
 Name = Annotated[str, StringConstraints(pattern=r"^[0-9a-z-]{1,63}$")]
 
-# What stands in the way of a bot, in a word or two.
+# Why a bot is not granted anything, in a word or two.
 OBSTACLES = {
     "paused": "paused",
     "limits_unknown": "limits unknown",
@@ -43,7 +43,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The body of ``/status`` where there are several bots."""
+    """The body of ``/status`` if there are several bots."""
 
     version: Version
     ready: bool
@@ -54,17 +54,17 @@ class Overview:
 
 
 def is_of_several(body: bytes) -> bool:
-    """Whether this is the ``/status`` of several bots, if it is one. Raises ValueError."""
+    """Whether this ``/status`` is about several bots. Raises ValueError if it is not JSON."""
     return "bots" in validated(dict, body)
 
 
 def parse(body: bytes) -> Overview:
-    """Raises ValueError unless it is the body of such a ``/status``."""
+    """Parse the ``/status`` of several bots. Raises ValueError if it is something else."""
     return validated(Overview, body)
 
 
 def report(overview: Overview, address: str) -> RenderableType:
-    """All bots of the server at this address, those that are not granted anything first."""
+    """All bots of the server at this address, those that grant nothing first."""
     title = Text.assemble(
         (f"Gateway Queue {overview.version}", "bold"),
         f" at {address}, {len(overview.bots)} bots",
@@ -89,7 +89,7 @@ def report(overview: Overview, address: str) -> RenderableType:
         for fault in overview.faults
     ]
     if overview.unknown_bot_waiting:
-        unknown = f"{overview.unknown_bot_waiting} waiting for bots that are not here"
+        unknown = f"{overview.unknown_bot_waiting} waiting for unknown bots"
         notes.append(Text(unknown, "yellow"))
     return Group(title, "", table, *notes)
 

@@ -1,4 +1,4 @@
-"""What the commands share: the settings, where the server is, and how to fail."""
+"""Shared by the commands: the settings, where the server is, and how to fail."""
 
 import math
 import signal
@@ -16,10 +16,10 @@ from gateway_queue.settings import SECRETS, Settings, SettingsError, load
 
 Flags = Mapping[str, str]  # by the settings' names
 
-# The first process of a container does not get those for which it has no handler.
+# As the first process of a container, we only get signals that we handle.
 ENDING = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
-# What is added to the number of the signal, as shells do.
+# Added to the number of the signal to make the exit code, as shells do.
 EXIT_SIGNAL = 128
 
 WHERE = "HOST and PORT, or --url, say where the server is"
@@ -37,33 +37,36 @@ def api_key(settings: Settings) -> str | None:
 
 
 def refusal(key: str | None) -> str:
-    """What a server says with a 401 to somebody with this API key."""
+    """What a 401 means for a client with this API key."""
     if key:
-        return "does not take the API key that GATEWAY_QUEUE_API_KEY has here"
+        return "does not accept the API key that is in GATEWAY_QUEUE_API_KEY here"
     return (
-        "wants an API key: set GATEWAY_QUEUE_API_KEY or GATEWAY_QUEUE_API_KEY_FILE,"
-        f" or have a file GATEWAY_QUEUE_API_KEY in {SECRETS}"
+        "requires an API key: set GATEWAY_QUEUE_API_KEY or GATEWAY_QUEUE_API_KEY_FILE,"
+        f" or put it into a file GATEWAY_QUEUE_API_KEY in {SECRETS}"
     )
 
 
 def address_of(settings: Settings) -> str:
-    """Where the server of these settings is, seen from this machine."""
+    """The address of a server with these settings, seen from this machine."""
     if settings.port == 0:
-        fail("with PORT=0 only the server's log says where it is: give that to --url", 2)
+        fail(
+            "with PORT=0, only the log says where the server listens; pass that to --url",
+            2,
+        )
     host = settings.host
     try:
         ip = ip_address(host)
     except ValueError:
         pass  # a name
     else:
-        if ip.is_unspecified:  # which is every address of this machine
+        if ip.is_unspecified:  # all addresses of this machine
             host = "127.0.0.1" if ip.version == 4 else "::1"
     scheme = "http" if settings.certfile is None else "https"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.port}"
 
 
 def _address(_context: click.Context, _option: click.Parameter, url: str | None) -> str | None:
-    """The address that --url names, which may lack its scheme."""
+    """The address given with --url, whose scheme may be missing."""
     if url is None:
         return None
     address = url if "://" in url else f"http://{url}"
@@ -89,14 +92,14 @@ url_option = click.option(
 
 
 def no_nan(_context: click.Context, _option: click.Parameter, seconds: float) -> float:
-    if math.isnan(seconds):  # which no range excludes
-        raise click.BadParameter("nan is no number of seconds")
+    if math.isnan(seconds):  # click's ranges do not exclude it
+        raise click.BadParameter("nan is not a number of seconds")
     return seconds
 
 
 async def told_to_end() -> int:
-    """The number of the signal, such as Ctrl-C's, when one comes."""
-    # Those that are ignored, as by nohup, are to remain so.
+    """Wait for a signal that ends the command, such as Ctrl-C's; returns its number."""
+    # Signals that are ignored, for example by nohup, stay ignored.
     if heeded := [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]:
         with trio.open_signal_receiver(*heeded) as signals:
             return await anext(signals)
@@ -104,7 +107,7 @@ async def told_to_end() -> int:
 
 
 def can_move(console: Console) -> bool:
-    """Whether a line can be shown that changes; not where a variable asks for colours in a file."""
+    """Whether a line can be updated in place: in a terminal, even if colours are forced."""
     return console.is_interactive and console.file.isatty()
 
 
@@ -116,7 +119,7 @@ def fail(error: BaseException | str, code: int, hint: str = "") -> NoReturn:
 
 
 def ungrouped(error: BaseException) -> BaseException:
-    """The first of the errors in a group, which are mostly one."""
+    """The first error of a group; there is rarely more than one."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,6 +1,6 @@
-"""What stands between a bot and its turn, in words, each with what to change.
+"""What stands between a bot and its turn, in words, each with advice on what to change.
 
-Pure: from what was asked and answered to findings; no clock, no terminal, no I/O.
+Pure: turns requests and their answers into findings; no clock, no terminal, no I/O.
 """
 
 from dataclasses import dataclass
@@ -21,37 +21,37 @@ from gateway_queue.cli.report import (
     validated,
 )
 
-# How well something is. A note stands in nobody's way.
+# How serious a finding is. A note is no problem.
 Mark = Literal["ok", "note", "bad"]
 
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 
-# How much of what others say is shown.
+# How much of a foreign message is shown, in characters.
 LONGEST_QUOTE = 300
 
-# What the server needs besides those of its clients, and what `few_open_files` warns below.
+# Files that the server needs beside its clients' connections; the limit of `few_open_files`.
 SPARE_FILES = 64
 FEW_OPEN_FILES = 4096
 
-# Shards in a crash loop that are named.
+# How many shards in a crash loop are named.
 MOST_SLOWED_SHOWN = 5
 
-# An answer that is later than this, in seconds, was held back on its way.
+# An answer later than this, in seconds, was held back on its way.
 LATE = 1.0
 
-# A `wait` that is no bother to a server, and below most proxies' patience.
+# A `wait` in seconds that is no load for a server, and shorter than most proxies' time-outs.
 GOOD_WAIT = 20
 
-# The longest `wait` of gateway_queue.client.
+# The longest `wait` that gateway_queue.client uses, in seconds.
 CLIENT_HOLD = 14.0
 
-# The original server's answer, which it gives at every path.
+# The answer of the original server, the same at every path.
 ORIGINAL = b'{"message": "You\'re free to connect now! :)"}'
 
 PAGE = "docs/proxies.md"
 
-# What to set in which proxy: by what its `Server` field, or its page, has in it.
+# What to set in a proxy, by a word in its `Server` header or its error page.
 PROXIES = {
     "nginx": "set `proxy_read_timeout 1d;` in nginx",
     "openresty": "set `proxy_read_timeout 1d;` in OpenResty",
@@ -62,7 +62,7 @@ PROXIES = {
     "cloudfront": "let the bots go another way than through CloudFront",
     "cloudflare": "let the bots go another way than through Cloudflare",
 }
-ANY_PROXY = "raise the time-out of what is in between"
+ANY_PROXY = "raise the time-out of whatever is in between"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of a request, and how many seconds ``after``.
+    """The outcome of a request, and how many seconds ``after`` its start it came.
 
-    ``status`` is None if there was no answer. Then ``failure`` says how that is:
-    ``unreachable``, ``silent`` or ``closed``, and ``body`` in whose words.
+    ``status`` is None if there was no answer. Then ``failure`` says how it failed, and ``body``
+    has the error message.
     """
 
     after: float
@@ -94,7 +94,7 @@ class Reply:
 
     @property
     def outcome(self) -> str:
-        """The status in words, and who gave it if that is known."""
+        """The status in words, and which server sent it, if that is known."""
         assert self.status is not None  # noqa: S101 - there is an answer
         known = self.status in set(HTTPStatus)
         reason = f" {HTTPStatus(self.status).phrase}" if known else ""
@@ -103,7 +103,7 @@ class Reply:
 
     @property
     def problem(self) -> str | None:
-        """What a Gateway Queue has against the request; None if it says nothing."""
+        """The error message of a Gateway Queue; None if there is none."""
         if self.kind != PROBLEM:
             return None
         try:
@@ -119,7 +119,7 @@ class _Problem:
 
 @dataclass(frozen=True, slots=True)
 class _Any:
-    """What the ``/status`` of any version has."""
+    """What every version of ``/status`` contains."""
 
     version: Version
 
@@ -133,7 +133,7 @@ class Seen:
 
 
 def seen_of(reply: Reply) -> Seen | None:
-    """What a reply to ``/probe?id=ID`` says; None if nothing."""
+    """The content of a reply to ``/probe?id=ID``; None if it has none."""
     try:
         return validated(Seen, reply.body) if reply.status == 200 else None
     except ValueError:
@@ -142,9 +142,9 @@ def seen_of(reply: Reply) -> Seen | None:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """How it went to leave a probe that the server held.
+    """The outcome of disconnecting while the server held a probe.
 
-    ``seen`` is what the server saw of it in the end, so many seconds ``after``.
+    ``seen`` is what the server finally saw of it, ``after`` this many seconds.
     """
 
     seen: Seen | None
@@ -153,10 +153,10 @@ class Leaving:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """How it went to be held for so many seconds.
+    """The outcome of being held for ``seconds``.
 
-    ``reply`` is None if that was stopped, ``after`` so many seconds. ``seen`` is what the
-    server saw of it; None if it does not answer, or does not know.
+    ``reply`` is None if the probe was stopped, ``after`` this many seconds. ``seen`` is what
+    the server saw of it; None if the server does not answer or does not know.
     """
 
     seconds: float
@@ -170,7 +170,7 @@ class Holding:
 
 
 def who_answers(reply: Reply, address: str, key: str | None) -> Finding | None:
-    """What a reply to ``/status`` says that is no such page; None if it is one."""
+    """The problem with a reply to ``/status``; None if it is a page of a Gateway Queue."""
     if reply.status is None:
         return _no_answer(reply, address)
     if reply.status == 401:
@@ -220,7 +220,7 @@ def _somebody_else(reply: Reply, address: str) -> Finding:
             "Is the server running, and where the proxy looks for it?",
         )
     to = f", which leads to {printable(reply.location)}" if reply.location else ""
-    outcome = reply.outcome if reply.status != 200 else "it sends no JSON"
+    outcome = reply.outcome if reply.status != 200 else "it does not send JSON"
     return _foreign(address, f"{outcome}{to}")
 
 
@@ -237,9 +237,9 @@ def _foreign(address: str, why: str) -> Finding:
 def of_status(
     body: bytes, address: str, version: str, why_not_ready: str | None
 ) -> tuple[list[Finding], bool]:
-    """What a server's ``/status`` comes to, and whether it is a Gateway Queue's.
+    """The findings from a server's ``/status``, and whether it is a Gateway Queue's.
 
-    ``version`` is our own. ``why_not_ready`` is what ``/readyz`` says against it.
+    ``version`` is our own. ``why_not_ready`` is the reason that ``/readyz`` gives, if any.
     """
     try:
         theirs = validated(_Any, body).version
@@ -309,10 +309,10 @@ def _of_several(overview: bots_report.Overview) -> list[Finding]:
 
 
 def _obstacle(obstacle: str | None, limits: Limits, why_not_ready: str | None) -> list[Finding]:
-    """What stops all of a bot's shards."""
+    """What blocks all of a bot's shards."""
     match obstacle:
         case "limits_unknown":
-            return []  # `_limits` tells of it
+            return []  # `_limits` reports it
         case None if why_not_ready is None:
             return []
         case None:
@@ -495,7 +495,7 @@ def _what_to_set(reply: Reply) -> str:
 
 
 def _or_wait(patience: float) -> str:
-    """What helps clients without any change of the proxy."""
+    """What clients can do without any change to the proxy."""
     if patience > CLIENT_HOLD:
         seconds = min(GOOD_WAIT, int(patience / 2) or 1)
         return f". Or ask with `wait={seconds}`; gateway_queue.client asks often enough by itself"
@@ -503,7 +503,7 @@ def _or_wait(patience: float) -> str:
 
 
 def conclusion(found: list[Finding]) -> Finding:
-    """All findings in one."""
+    """A summary of all findings."""
     bad = sum(finding.mark == "bad" for finding in found)
     if not bad:
         return Finding("ok", "Nothing stands between a bot and its turn")

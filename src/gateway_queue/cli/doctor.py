@@ -41,7 +41,7 @@ from gateway_queue.cli.examination import Way
 from gateway_queue.cli.page import of_bot
 from gateway_queue.cli.report import length
 
-# As long as the most patient of usual proxies.
+# As long as the longest time-out of the usual proxies.
 SECONDS = 300.0
 MOST_SECONDS = 900.0
 
@@ -81,12 +81,12 @@ def doctor(flags: Flags, *, url: str | None, seconds: float, bot: str | None) ->
     try:
         httpx.URL(address)
     except httpx.InvalidURL as error:
-        fail(f"{address} is no address: {error}", 2, WHERE)
+        fail(f"{address} is not an address: {error}", 2, WHERE)
     sys.exit(trio.run(_Examination(address, api_key(settings), seconds).run))
 
 
 class _Examination:
-    """Shows each finding as soon as there is one."""
+    """Runs the checks, and shows each finding at once."""
 
     def __init__(self, address: str, key: str | None, seconds: float) -> None:
         self._address = address
@@ -97,7 +97,7 @@ class _Examination:
         self._console = Console(highlight=False)
 
     async def run(self) -> int:
-        """The exit code."""
+        """Run all checks; returns the exit code."""
         code: int | None = None
 
         async def be_told() -> None:
@@ -123,7 +123,7 @@ class _Examination:
             await self._hold()
 
     async def _is_there(self) -> bool:
-        """Whether a server answers that can be examined further."""
+        """Whether a server answers that can be checked further."""
         reply = await self._way.ask("/status")
         if stranger := who_answers(reply, self._address, self._key):
             self._find(stranger)
@@ -161,7 +161,7 @@ class _Examination:
 
 @contextmanager
 def _moving(what: str, seconds: float | None) -> Iterator[None]:
-    """Show what is being done, and how far it is; in a pipe just what."""
+    """Show what is being done, and its progress if this is a terminal."""
     console = Console(stderr=True, highlight=False)
     if not can_move(console):
         console.print(f"{what} ...", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Asks a server, and tries the way to it, for ``gateway-queue doctor``; has no word on it."""
+"""Queries a server, and tries the way to it, for ``gateway-queue doctor``; judges nothing."""
 
 import re
 from secrets import token_hex
@@ -11,18 +11,18 @@ from gateway_queue.cli.common import ungrouped
 from gateway_queue.cli.diagnosis import Holding, Leaving, Reply, Seen, seen_of
 from gateway_queue.cli.page import ANSWER_SECONDS, LONGEST_ANSWER, without_number
 
-# How long after its time an answer may come that is only slow.
+# Seconds after which a late answer counts as missing rather than slow.
 MARGIN = 15.0
 
-# A client that leaves is noticed within so many seconds, or never. Until then it is held, and
-# not for much longer, as nobody is there.
+# A departed client is noticed within this many seconds, or never. The probe is held this long,
+# and not much longer, because its client is gone.
 NOTICE_WITHIN = 5.0
 LEFT_WITHIN = 15.0
 LOOK_AGAIN = 0.1
 
 
 class Way:
-    """The way to a server, as a bot's request takes it: straight, with no proxy but those there."""
+    """The way a bot's requests take to the server: without proxies from the environment."""
 
     def __init__(self, address: str, key: str | None) -> None:
         self._address = address
@@ -30,24 +30,24 @@ class Way:
         self._certificates = httpx.create_ssl_context()
 
     async def ask(self, target: str, within: float = ANSWER_SECONDS) -> Reply:
-        """What comes of a request, on a connection of its own, within so many seconds."""
+        """Send a request on its own connection; returns what came back ``within`` seconds."""
         began_at = trio.current_time()
         with trio.move_on_after(within):
             return await self._ask(target, began_at)
         return Reply(within, None, failure="silent")
 
     async def leave(self) -> Leaving:
-        """Leave a probe that the server holds, and see whether it notices."""
+        """Disconnect while the server holds a probe, and see whether it notices."""
         name = token_hex(8)
         seen: Seen | None = None
         async with trio.open_nursery() as nursery:
 
             async def be_held() -> None:
                 await self.ask(f"/probe?hold={LEFT_WITHIN:g}&id={name}")
-                nursery.cancel_scope.cancel()  # it is not held, or not seen to be
+                nursery.cancel_scope.cancel()  # it was not held, or we cannot see it
 
             nursery.start_soon(be_held)
-            while (seen := await self._seen(name)) is None:  # noqa: ASYNC110 - only it knows when
+            while (seen := await self._seen(name)) is None:  # noqa: ASYNC110 - only the server knows when
                 await trio.sleep(LOOK_AGAIN)
             nursery.cancel_scope.cancel()
         left_at = trio.current_time()
@@ -58,7 +58,7 @@ class Way:
         return Leaving(seen, trio.current_time() - left_at)
 
     async def hold(self, seconds: float) -> Holding:
-        """Be held for so long, or as long as the way lets it."""
+        """Be held for this long, or for as long as the way to the server permits."""
         name = token_hex(8)
         reply = await self.ask(f"/probe?hold={seconds:g}&id={name}", seconds + MARGIN)
         return Holding(seconds, reply.after, reply, await self._seen(name))
@@ -104,7 +104,7 @@ def _failed(
 
 
 def _innermost(error: BaseException) -> str:
-    """What the system said, in which each library has wrapped words of its own."""
+    """The system's error message, without what each library wrapped around it."""
     words = type(error).__name__
     cause: BaseException | None = error
     while cause is not None:

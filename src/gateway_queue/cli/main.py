@@ -1,4 +1,4 @@
-"""The ``gateway-queue`` command. By itself it serves."""
+"""The ``gateway-queue`` command. Without a subcommand, it runs the server."""
 
 import sys
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from gateway_queue.discord import CannotAskError, TokenRefusedError
 from gateway_queue.queue.journal import JournalError
 from gateway_queue.settings import Setting, Settings, describe
 
-# EX_CONFIG of sysexits.h: to start again would not mend it.
+# EX_CONFIG of sysexits.h: a restart would not help.
 EXIT_TOKEN_REFUSED = 78
 
 
 class Commands(click.Group):
-    """The settings are options of all commands, and its help has room for them.
+    """A group whose help lists the settings, and which loads commands lazily.
 
-    A command is loaded when it is asked for: the server does not need them.
+    The server does not need the other commands.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
@@ -54,7 +54,7 @@ def _write_setting(setting: Setting, formatter: click.HelpFormatter) -> None:
         ways = f"{variable}, or {setting.file_variable}=PATH"
     else:
         ways = f"{setting.flag} VALUE, or {variable}"
-    # Not as text, which might be broken within a name.
+    # Not with `write_text`, which might wrap in the middle of a name.
     formatter.write(f"{'':{formatter.current_indent}}{ways}\n")
     with formatter.indentation():
         formatter.write_text(f"{setting.meaning[0].upper()}{setting.meaning[1:]}.")
@@ -92,7 +92,7 @@ def main(context: click.Context, /, **flags: str | None) -> None:
 
 
 def _serve(settings: Settings) -> None:
-    # Here, for it loads Quart and Hypercorn, which the other commands do without.
+    # Imported here because it loads Quart and Hypercorn, which the other commands do not need.
     from gateway_queue.server import CannotListenError, serve  # noqa: PLC0415
 
     log.configure(settings.log_level, settings.log_format)
@@ -105,6 +105,6 @@ def _serve(settings: Settings) -> None:
         log.writer.flush()
         fail(group, 1)
     except* Exception as group:  # noqa: BLE001 - whatever it was, the process ends
-        # By the log: Python itself would wait for a reader that has stopped.
+        # With the log: Python's own traceback would block if nobody reads stderr.
         structlog.get_logger().error("core_crashed", exc_info=group)
         sys.exit(1)

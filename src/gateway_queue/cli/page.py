@@ -1,4 +1,4 @@
-"""Fetches a page of a running server, and says what is wrong where there is none."""
+"""Fetches pages from a running server; explains what is wrong if that fails."""
 
 import re
 import time
@@ -14,24 +14,24 @@ from gateway_queue import no_proxy
 from gateway_queue.cli.common import WHERE, fail, refusal
 from gateway_queue.cli.report import printable, validated
 
-# A server that grants on time answers within milliseconds.
+# Generous: a healthy server answers within milliseconds.
 ANSWER_SECONDS = 5.0
 
-# A few hundred bytes for each of ten thousand buckets, and to spare.
+# Ample: a few hundred bytes for each of ten thousand buckets.
 LONGEST_ANSWER = 10**7
 
-# How much of what a server says against a request is shown.
+# How much of a server's error message is shown, in characters.
 LONGEST_DETAIL = 300
 
 Shown = TypeVar("Shown")
 
 
 class NoServerError(Exception):
-    """Nobody listens at the address; the message says so."""
+    """No server listens at the address; the message says so."""
 
 
 def of_bot(name: str | None, address: str) -> str:
-    """Where the pages of one of several bots are; None: those of the server."""
+    """The base address of a bot's pages; None: of the server's."""
     return address if name is None else f"{address}/bots/{quote(name, safe='')}"
 
 
@@ -43,11 +43,10 @@ def fetch(
     *,
     trust_env: bool,
 ) -> tuple[bytes, Shown]:
-    """The JSON of a page: as it came, and as it is shown.
+    """Fetch a page: its JSON as received, and as shown to people.
 
-    ``show`` takes that and the address, and raises ValueError if it is no such page.
-
-    Raises NoServerError, and ends the command where anything else is wrong.
+    ``show`` is called with the JSON and the address; it raises ValueError if it is not such a
+    page. Raises NoServerError; ends the command if anything else goes wrong.
     """
     asking = _client(key, trust_env=trust_env)
     try:
@@ -56,7 +55,7 @@ def fetch(
             body = _read(response)
         return body, show(body, address)
     except httpx.InvalidURL as error:
-        fail(f"{address} is no address: {error}", 2, WHERE)
+        fail(f"{address} is not an address: {error}", 2, WHERE)
     except httpx.TimeoutException:
         fail(f"no answer from {address} within {ANSWER_SECONDS:g} s", 1, WHERE)
     except httpx.ConnectError as error:
@@ -68,9 +67,9 @@ def fetch(
 def send(
     address: str, method: str, target: str, key: str, body: object, *, trust_env: bool
 ) -> dict[str, Any]:
-    """Send an operator's order: the JSON that the server answers, empty where it needs no word.
+    """Send an operator's order; returns the JSON of the answer, which may be empty.
 
-    Raises NoServerError, and ends the command where anything else is wrong.
+    Raises NoServerError; ends the command if anything else goes wrong.
     """
     try:
         asking = _client(key, trust_env=trust_env)
@@ -90,18 +89,18 @@ def send(
 
 
 def _check(response: httpx.Response, address: str, key: str | None) -> None:
-    """Fail unless it may be what was asked for."""
+    """End the command unless this may be the requested page."""
     if response.status_code == 401:
         fail(f"the server at {address} {refusal(key)}", 1)
     if response.status_code == 404 and "/bots/" in address:
-        fail(f"the server has no such bot, or not several: nothing is found at {address}", 1)
+        fail(f"there is nothing at {address}: the server has no such bot, or only one bot", 1)
     if detail := _detail(response):
         fail(f"the server at {address} says: {detail}", 2 if response.status_code == 400 else 1)
     if response.status_code != 200:
         outcome = _outcome(response)
-        fail(f"{_foreign(address)}, or a proxy before it answers: {outcome}", 1, WHERE)
+        fail(f"{_foreign(address)}, or a proxy in front of it answered: {outcome}", 1, WHERE)
     if not response.headers.get("Content-Type", "").startswith("application/json"):
-        fail(f"{_foreign(address)}: it sends no JSON", 1, WHERE)
+        fail(f"{_foreign(address)}: it does not send JSON", 1, WHERE)
 
 
 def _foreign(address: str) -> str:
@@ -112,21 +111,21 @@ def _client(key: str | None, *, trust_env: bool) -> httpx.Client:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     if trust_env and (unreadable := no_proxy.leave_out_unreadable()):
         ignored = ", ".join(unreadable)
-        click.echo(f"gateway-queue: ignoring what cannot be read in NO_PROXY: {ignored}", err=True)
+        click.echo(f"gateway-queue: ignoring unreadable entries of NO_PROXY: {ignored}", err=True)
     try:
         return httpx.Client(headers=headers, timeout=ANSWER_SECONDS, trust_env=trust_env)
     except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
-        fail(f"cannot use the proxy or the certificates that the environment names: {error}", 1)
+        fail(f"cannot use the proxy or the certificates given in the environment: {error}", 1)
 
 
 def _read(response: httpx.Response) -> bytes:
-    """All of the answer; httpx itself limits only each pause in it."""
+    """Read the whole answer within the time-out, which httpx applies to each read only."""
     deadline = time.monotonic() + ANSWER_SECONDS
     body = b""
     for piece in response.iter_bytes():
         body += piece
         if time.monotonic() > deadline or len(body) > LONGEST_ANSWER:
-            raise httpx.ReadTimeout("the answer does not end")
+            raise httpx.ReadTimeout("the answer is endless")
     return body
 
 
@@ -136,7 +135,7 @@ class Problem:
 
 
 def _detail(response: httpx.Response) -> str | None:
-    """What a server says against the request; None if it says nothing."""
+    """The server's error message; None if there is none."""
     if response.headers.get("Content-Type") != "application/problem+json":
         return None
     return printable(validated(Problem, _read(response)).detail[:LONGEST_DETAIL])
@@ -150,5 +149,5 @@ def _outcome(response: httpx.Response) -> str:
 
 
 def without_number(error: BaseException) -> str:
-    """What the system says, without its ``[Errno 111]``."""
+    """The error message without its ``[Errno 111]``."""
     return re.sub(r"^\[[^]]*\] ", "", str(error))

@@ -84,7 +84,7 @@ def plan(
     settings = settings_of(flags)
     source = click.get_current_context().get_parameter_source("url")
     if starts and (bot or source is ParameterSource.COMMANDLINE):
-        raise click.UsageError("--starts is for a plan without a server, and one is named")
+        raise click.UsageError("--starts plans without a server; leave out --url and --bot")
     planned = Launch(**launch)
     found = None if starts else _ask(settings, url, bot, planned)
     body, shown = found or _without_server(settings, starts, planned)
@@ -97,7 +97,7 @@ def plan(
 def _ask(
     settings: Settings, url: str | None, bot: str | None, launch: Launch
 ) -> tuple[bytes, RenderableType] | None:
-    """The plan of a server; None if none answers, and none need be there."""
+    """A server's plan; None if no server answers and none was named."""
     address = of_bot(bot, url or address_of(settings))
     query = {name: value for name, value in asdict(launch).items() if value is not None}
     target, key = f"/plan?{urlencode(query)}", api_key(settings)
@@ -106,12 +106,12 @@ def _ask(
     except NoServerError as error:
         if url or bot:
             fail(error, 1, WHERE)
-        click.echo(f"gateway-queue: {error}; this is a plan without one", err=True)
+        click.echo(f"gateway-queue: {error}; planning without a server", err=True)
         return None
 
 
 def _shown(body: bytes, address: str) -> RenderableType:
-    """A server's plan for people. Raises ValueError if it is none."""
+    """A server's plan, for people. Raises ValueError if it is not one."""
     return report(parse(body), f"at {address}")
 
 

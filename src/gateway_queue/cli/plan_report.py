@@ -1,6 +1,6 @@
-"""What a server's ``/plan`` says, for a terminal.
+"""Shows a server's ``/plan`` in a terminal.
 
-Pure: from the JSON to what rich can print; no clock, no terminal, no I/O.
+Pure: turns the JSON into what rich can print; no clock, no terminal, no I/O.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The body of ``/plan``, as far as it is shown. Lengths are in seconds."""
+    """The parts of ``/plan`` that are shown. Times are in seconds."""
 
     shards: int
     buckets: int
@@ -42,17 +42,17 @@ class Plan:
 
 
 def parse(body: bytes) -> Plan:
-    """Raises ValueError unless it is the body of a ``/plan``."""
+    """Parse the body of ``/plan``. Raises ValueError if it is something else."""
     return validated(Plan, body)
 
 
 def report(plan: Plan, where: str) -> RenderableType:
-    """A plan, and where it was made."""
+    """The report about a plan; ``where`` says where it was made."""
     facts = Table.grid(padding=(0, 3))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     facts.add_row(
-        "Pace", f"{many(plan.buckets, 'bucket')}, {plan.interval:g}s from grant to grant in each"
+        "Pace", f"{many(plan.buckets, 'bucket')}, {plan.interval:g}s between grants in each"
     )
     facts.add_row("These take", length(plan.takes))
     facts.add_row("Before them", f"{plan.waiting} waiting" if plan.waiting else "nobody waits")
@@ -66,10 +66,8 @@ def _all_in(plan: Plan) -> Text:
     if plan.all_in_in is not None:
         return Text(length(plan.all_in_in))
     if plan.missing:
-        return Text("unknown: the session starts that are left do not cover them", "yellow")
-    return Text(
-        "unknown: nothing is granted at the moment; gateway-queue status says why", "yellow"
-    )
+        return Text("unknown: there are not enough session starts left", "yellow")
+    return Text("unknown: nothing is granted at the moment; see gateway-queue status", "yellow")
 
 
 def _starts(plan: Plan) -> RenderableType:

@@ -1,7 +1,7 @@
-"""What a server's ``/status`` says, for a terminal.
+"""Shows a server's ``/status`` in a terminal.
 
-Pure: from the JSON to what rich can print; no clock, no terminal, no I/O. What is printed
-is ASCII but for the bar, and the bar too where the terminal's encoding has no more.
+Pure: turns the JSON into what rich can print; no clock, no terminal, no I/O. The output is
+ASCII except for the bar, which falls back to ASCII if the terminal's encoding requires it.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-# More lines than this nobody reads; the rest is summed up.
+# Nobody reads more lines than this; the rest is summed up.
 MOST_BUCKETS_SHOWN = 16
 MOST_SLOWED_SHOWN = 8
 HEAD = ("1st", "2nd", "3rd")
@@ -22,7 +22,7 @@ HEAD = ("1st", "2nd", "3rd")
 WIDEST_BAR = 60
 
 
-# Shown as it is, so nothing that a terminal would obey.
+# Printed as it is, so it must not contain control sequences.
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+!-]{1,40}$")]
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Limits:
 
     @property
     def kept(self) -> int:
-        """What is left of the reserve."""
+        """How much of the reserve is left."""
         return max(0, min(self.remaining, self.reserve))
 
 
@@ -104,7 +104,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The body of ``/status``, as far as it is shown. Lengths are in seconds."""
+    """The parts of ``/status`` that are shown. Times are in seconds."""
 
     version: Version
     uptime: FiniteFloat
@@ -125,12 +125,12 @@ class Status:
 
 
 def parse(body: bytes) -> Status:
-    """Raises ValueError unless it is the body of a ``/status``."""
+    """Parse the body of ``/status``. Raises ValueError if it is something else."""
     return validated(Status, body)
 
 
 def validated(kind: type[T], body: bytes) -> T:
-    """JSON as this kind of object. Raises ValueError, which says where it is not one."""
+    """Parse JSON as this kind of object. Raises ValueError, which says what does not fit."""
     try:
         return TypeAdapter(kind).validate_json(body, strict=True)
     except ValidationError as error:
@@ -140,7 +140,7 @@ def validated(kind: type[T], body: bytes) -> T:
 
 
 def report(status: Status, address: str) -> RenderableType:
-    """All there is to see of the server at this address."""
+    """The full report about the server at this address."""
     facts = Table.grid(padding=(0, 3))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -164,7 +164,7 @@ def report(status: Status, address: str) -> RenderableType:
 
 
 def length(seconds: float) -> str:
-    """A length of time, as short as it can be read at a glance."""
+    """A duration that can be read at a glance, such as 5.5s, 3m 20s or 2h 10m."""
     if seconds < 9.95:
         return f"{max(0.0, seconds):.1f}s"
     minutes, seconds = divmod(round(seconds), 60)
@@ -180,7 +180,7 @@ def length(seconds: float) -> str:
 def _state(status: Status) -> Text:
     obstacle = status.obstacle
     if obstacle is None and not status.ready:
-        obstacle = "journal"  # the other thing that makes a server unready is an obstacle
+        obstacle = "journal"  # unready without an obstacle: it must be the journal
     match obstacle:
         case None if status.waiting:
             return Text("granting", "green")
@@ -190,8 +190,8 @@ def _state(status: Status) -> Text:
             return Text(_paused(status.paused), "yellow")
         case "limits_unknown":
             words = (
-                "grants nothing: Discord has not yet told how many session starts are left;"
-                " if that lasts, the server's log says why"
+                "grants nothing: Discord has not yet said how many session starts are left;"
+                " if that lasts, see the server's log"
             )
         case "reserve":
             words = "grants nothing: " + (
@@ -201,13 +201,13 @@ def _state(status: Status) -> Text:
             )
         case "journal":
             words = (
-                "grants nothing: the journal cannot be written; the server's log says why,"
-                " and it tries again each interval"
+                "grants nothing: the journal cannot be written; see the server's log. The server"
+                " tries again every interval"
             )
         case "ending":
-            return Text("ending: who waits is granted for the time of grace", "yellow")
+            return Text("ending: waiting shards are granted for the grace period", "yellow")
         case _:
-            words = "grants nothing, for a reason that this version does not know"
+            words = "grants nothing, for a reason unknown to this version"
     return Text(words, "red")
 
 
@@ -226,12 +226,12 @@ def _all_in(status: Status) -> Text:
         return Text(length(status.all_in_in))
     if status.limits.known and status.covered < status.waiting:
         covered = f"only {status.covered} of them" if status.covered else "none of them"
-        return Text(f"unknown: the session starts that are left cover {covered}", "yellow")
+        return Text(f"unknown: the remaining session starts are enough for {covered}", "yellow")
     return Text("unknown", "yellow")
 
 
 def _not_asked(absent: int, recommended: int) -> Text:
-    """The server knows only those who ask; the others may be to come, or be up for long."""
+    """The server only sees shards that ask; the others may come later, or be up already."""
     if not absent:
         return Text(f"all {recommended} recommended shards have asked in 24h")
     return Text(f"{absent} of the {recommended} recommended shards have not asked in 24h")
@@ -257,18 +257,18 @@ def _starts(limits: Limits) -> RenderableType:
 
 
 def _failure(failure: Failure) -> Text:
-    """Why the limits could not be read."""
+    """Why the last reading of the limits failed."""
     ago, error = length(failure.age), printable(failure.error)
     return Text(f"{ago} ago the limits could not be read: {error}", "yellow")
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would obey."""
+    """The text without control sequences."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _slowed_down(slowed_down: AllSlowedDown) -> Text:
-    """Those that have to wait longest first."""
+    """The shards that are slowed down, those with the longest wait first."""
     if not slowed_down.shards:
         return Text("none")
     lines = [
@@ -286,7 +286,7 @@ def _name(shard: int | None) -> str:
 
 
 def _lines(status: Status) -> RenderableType:
-    """The line of each bucket with people in it; the longest lines if there are many."""
+    """The line of each bucket that is not empty; only the longest if there are many."""
     taken = [bucket for bucket in status.buckets if bucket.waiting or bucket.away]
     if not taken:
         return Text(many(len(status.buckets), "bucket") + ", all empty")
@@ -354,7 +354,7 @@ class Bar:
 
 
 def shares(amounts: Sequence[int], width: int) -> list[int]:
-    """A width shared out among amounts, in whole cells; what is not nothing has at least one."""
+    """Split a width among amounts in whole cells; every amount above 0 gets at least one."""
     whole = sum(amounts)
     if not whole:
         return [0 for _ in amounts]

@@ -23,7 +23,7 @@ from gateway_queue.cli.common import (
 from gateway_queue.cli.page import NoServerError, fetch, of_bot
 from gateway_queue.cli.watch_report import Watched, data_of
 
-# The feed tells something each second.
+# The feed sends something every second.
 SILENT_SECONDS = 10.0
 
 
@@ -51,7 +51,7 @@ def status(flags: Flags, *, url: str | None, bot: str | None, as_json: bool, wat
     """
     settings = settings_of(flags)
     address = of_bot(bot, url or address_of(settings))
-    # What our own settings name is near: no proxy that the environment has for the world.
+    # The server in our own settings is nearby, so proxies from the environment do not apply.
     trust_env = url is not None
     try:
         body, shown = fetch(address, "/status", _shown, api_key(settings), trust_env=trust_env)
@@ -59,9 +59,9 @@ def status(flags: Flags, *, url: str | None, bot: str | None, as_json: bool, wat
         fail(error, 1, WHERE)
     if watch:
         if bots_report.is_of_several(body):
-            fail("there are several bots: --watch is about one of them, by --bot NAME", 2)
+            fail("there are several bots: choose one to --watch with --bot NAME", 2)
         if why := trio.run(_watch, address, api_key(settings), trust_env):
-            fail(f"the feed of {address} is over: {why}", 1)
+            fail(f"the feed of {address} ended: {why}", 1)
         return
     if as_json:
         click.echo(body)
@@ -70,7 +70,7 @@ def status(flags: Flags, *, url: str | None, bot: str | None, as_json: bool, wat
 
 
 async def _watch(address: str, key: str | None, trust_env: bool) -> str | None:  # noqa: FBT001
-    """Show what the feed tells, until a signal; why it ended, where it did so by itself."""
+    """Show the feed until a signal comes (returns None) or it ends (returns the reason)."""
     why = None
     async with trio.open_nursery() as nursery:
 
@@ -113,7 +113,7 @@ async def _follow(url: str, key: str | None, *, trust_env: bool) -> None:
 
 
 def _shown(body: bytes, address: str) -> RenderableType:
-    """A /status for people. Raises ValueError if it is none."""
+    """The content of /status, for people. Raises ValueError if it is something else."""
     if bots_report.is_of_several(body):
         return bots_report.report(bots_report.parse(body), address)
     return report.report(report.parse(body), address)

@@ -15,12 +15,12 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def _seconds(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
-    """A length such as 90, 90s, 30m, 2h or 1d, in seconds."""
+    """Parse a time such as 90, 90s, 30m, 2h or 1d; returns seconds."""
     if text is None:
         return None
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhd]?)", text.strip())
     if match is None or not float(match[1]):
-        raise click.BadParameter(f"{text!r} is not a length of time such as 90s, 30m or 2h")
+        raise click.BadParameter(f"{text!r} is not a time such as 90s, 30m or 2h")
     return float(match[1]) * UNITS[match[2]]
 
 
@@ -34,7 +34,7 @@ shard_argument = click.argument("shard", type=click.IntRange(0, 2**32 - 1))
 def _order(
     flags: Flags, url: str | None, bot: str | None, method: str, path: str, body: object = None
 ) -> dict[str, Any]:
-    """Send an order; what the server says to it. Ends the command where it refuses."""
+    """Send an order; returns the server's answer. Ends the command if the server refuses."""
     settings = settings_of(flags)
     if settings.operator_key is None:
         fail(f"this needs the server's operator key: set {KEY} or {KEY}_FILE", 2)
@@ -47,7 +47,7 @@ def _order(
 
 
 def _lasts(order: dict[str, Any]) -> str:
-    """For how long an order holds, and whether a restart ends it."""
+    """How long an order lasts, and whether a restart ends it."""
     ends_in = order["ends_in"]
     lasts = "until further notice" if ends_in is None else f"for {length(ends_in)}"
     return lasts if order["survives_restart"] else f"{lasts}, or until the server restarts"
@@ -106,7 +106,7 @@ def slow(
     """
     if interval == "off":
         _order(flags, url, bot, "DELETE", "/interval")
-        click.echo("The interval is the configured one from the next grant of each bucket on")
+        click.echo("The configured interval applies again from the next grant of each bucket on")
         return
     try:
         body = {"seconds": float(interval), "for": seconds}
@@ -139,7 +139,7 @@ def first(flags: Flags, *, shard: int, url: str | None, bot: str | None) -> None
 def drop(flags: Flags, *, shard: int, url: str | None, bot: str | None) -> None:
     """Forget a shard's place, and close its requests unanswered."""
     _order(flags, url, bot, "DELETE", f"/shards/{shard}/seat")
-    click.echo(f"Shard {shard} has no place any more")
+    click.echo(f"Shard {shard} no longer has a place")
 
 
 @click.command()
@@ -150,4 +150,4 @@ def drop(flags: Flags, *, shard: int, url: str | None, bot: str | None) -> None:
 def forgive(flags: Flags, *, shard: int, url: str | None, bot: str | None) -> None:
     """Stop slowing down a shard for its crash loop."""
     _order(flags, url, bot, "DELETE", f"/shards/{shard}/crash-loop")
-    click.echo(f"Shard {shard} is slowed down no more")
+    click.echo(f"Shard {shard} is no longer slowed down")

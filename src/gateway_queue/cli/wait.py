@@ -33,7 +33,7 @@ from gateway_queue.cli.common import (
 from gateway_queue.cli.report import length
 from gateway_queue.client import GatewayQueue, RefusedError, Standing
 
-# As shells and timeout(1) have them.
+# As used by shells and timeout(1).
 EXIT_TIMED_OUT, EXIT_CANNOT_RUN, EXIT_NO_COMMAND = 124, 126, 127
 
 
@@ -82,7 +82,7 @@ def wait(
         wrong_key = isinstance(why, RefusedError) and why.status == 401
         fail(f"the server at {address} {refusal(key)}" if wrong_key else why, 1)
     if code == EXIT_TIMED_OUT:
-        fail(f"shard {shard} had no turn within {timeout:g} s", EXIT_TIMED_OUT)
+        fail(f"shard {shard} did not get its turn within {timeout:g} s", EXIT_TIMED_OUT)
     if code:
         sys.exit(code)
     if command:
@@ -90,7 +90,7 @@ def wait(
 
 
 async def _turn(queue: GatewayQueue, shard: int, timeout: float) -> int:  # noqa: ASYNC109
-    """0 if it came in time, else the exit code; shows meanwhile how the shard stands."""
+    """Wait for the turn, showing the shard's position; returns the exit code."""
     progress = _Progress(shard)
     code = EXIT_TIMED_OUT
 
@@ -113,14 +113,14 @@ async def _turn(queue: GatewayQueue, shard: int, timeout: float) -> int:  # noqa
 
 
 def _show_log() -> None:
-    """Show what the client says of its failures, above the line if there is one."""
+    """Show what the client logs about failures, above the progress line if there is one."""
     log = logging.getLogger("gateway_queue.client")
     log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)
 
 
 class _Progress:
-    """A line on how a shard stands, which counts down; or lines, where that cannot be."""
+    """A line with a shard's position that counts down, or several lines in a pipe."""
 
     def __init__(self, shard: int) -> None:
         self._shard = shard
@@ -132,7 +132,7 @@ class _Progress:
 
     @property
     def line(self) -> AbstractContextManager[object]:
-        """Shown while it lasts."""
+        """A context in which the line is shown."""
         if not self._moves:
             return nullcontext()
         spinner = "line" if self._console.options.ascii_only else "dots"
@@ -145,7 +145,7 @@ class _Progress:
             self._console.print(self, soft_wrap=True)
 
     def end(self) -> None:
-        """Leave a line on how it ended, in place of the one that moved."""
+        """Replace the moving line with one that says how it ended."""
         waited = length(time.monotonic() - self._began_at)
         self._console.print(f"Shard {self._shard} may identify now, after {waited}", soft_wrap=True)
 
@@ -161,8 +161,8 @@ class _Progress:
 
 
 def _become(command: tuple[str, ...]) -> NoReturn:
-    """Be this command from now on: its exit code, its signals."""
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python; a command would inherit that
+    """Replace this process with the command, so that its exit code and signals are ours."""
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python; the command would inherit it
         signal.signal(ignored, signal.SIG_DFL)
     try:
         os.execvp(command[0], command)  # noqa: S606 - what the user asked for

@@ -1,6 +1,6 @@
-"""What a server's ``/dashboard/feed`` tells, for a terminal. Pure.
+"""Shows a server's ``/dashboard/feed`` in a terminal. Pure.
 
-In the words of the operator's page (``watch/page/verdict.js``).
+It uses the same words as the operator's page (``watch/page/verdict.js``).
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from gateway_queue.cli.report import Pause, length, many, validated
 
-LET_IN = "ij"  # just now, and before
+LET_IN = "ij"  # just now, and earlier
 CRASH_LOOP = "c"
 
 BAR = 40  # cells
@@ -20,7 +20,7 @@ BAR = 40  # cells
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The figures of a message, as far as they are shown. Lengths are in seconds."""
+    """The figures of a message that are shown. Times are in seconds."""
 
     obstacle: str | None
     waiting: int
@@ -39,14 +39,14 @@ class _Message:
 
 
 class Watched:
-    """What the feed has told so far."""
+    """The state that the feed has reported so far."""
 
     def __init__(self) -> None:
         self._shards: list[str] = []
         self._summary: Summary | None = None
 
     def take(self, data: bytes) -> None:
-        """Take in a message. Raises ValueError if it is none."""
+        """Apply a message. Raises ValueError if it is malformed."""
         message = validated(_Message, data)
         self._summary = message.summary
         if message.shards is not None:
@@ -57,7 +57,7 @@ class Watched:
 
     @property
     def headline(self) -> str:
-        """All of it in a few words, which change only when something else does than the time."""
+        """A summary in a few words, which do not change just because time passes."""
         summary, slowed = self._known, Counter(self._shards)[CRASH_LOOP]
         wait = self._wait(summary.waiting)
         if summary.paused:
@@ -79,7 +79,7 @@ class Watched:
 
     @property
     def within(self) -> float | None:
-        """How long until all are in but those in a crash loop; None if nobody can know."""
+        """Seconds until all are in, except those in a crash loop; None if unknown."""
         summary = self._known
         return summary.others_in_in if summary.waiting else None
 
@@ -112,5 +112,5 @@ class Watched:
 
 
 def data_of(event: list[str]) -> bytes:
-    """The data of a server-sent event that has these lines."""
+    """The data of a server-sent event with these lines."""
     return "".join(line[6:] for line in event if line.startswith("data: ")).encode()
