@@ -1,7 +1,7 @@
 """Reads the session start limit from Discord, and keeps it fresh.
 
-``GET /gateway/bot`` is the only request this server makes. All bots share one client, for
-each would cost 850 KiB and 40 ms.
+``GET /gateway/bot`` is the only request this server makes. All bots share one client, because
+each client costs 850 KiB and 40 ms.
 https://discord.com/developers/docs/events/gateway#get-gateway-bot
 """
 
@@ -26,31 +26,30 @@ log = structlog.get_logger()
 
 TIMEOUT = 10.0
 
-# Pauses between tries while the limits cannot be read: doubled from the first to the
-# longest, each shortened by a random part so that a fleet does not ask in step.
+# Pauses between attempts while the limits cannot be read: doubled from the first to the
+# longest, each shortened at random so that a fleet does not ask in step.
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 
-# A proxy on the way may answer a stray 401, so only several in a row are believed.
+# A proxy on the way may send a stray 401, so only several in a row are believed.
 REFUSALS = 3
 REFUSED_PAUSE = 10.0
 
-# Trouble that lasts is reported again this often, for whoever reads only the recent log.
+# Lasting trouble is logged again this often, for people who only read the recent log.
 REMINDER = 300.0
 
 # Requests to Discord at a time, however many bots there are.
 AT_ONCE = 10
 
-# However long Discord says to wait, an operator will have mended something within this.
+# Retry-After is capped at this: an operator may have fixed the cause in the meantime.
 LONGEST_RETRY_AFTER = 3600.0
 
-# How long to sleep before looking again whether a reading is due: grants may bring it
-# forward.
+# How long to sleep before checking again whether a reading is due: grants may bring it forward.
 NAP = 15.0
 
 
 class CannotAskError(Exception):
-    """Discord cannot even be asked; the message says why."""
+    """No request to Discord is possible; the message says why."""
 
 
 class UnreadableError(Exception):
@@ -62,10 +61,10 @@ class UnreadableError(Exception):
 
 
 class TokenRefusedError(UnreadableError):
-    """The answer was 401: if that is Discord's word, the token is wrong or was reset."""
+    """The answer was 401: if it came from Discord, the token is wrong or was reset."""
 
 
-# Beyond any number that Discord may mean, and still exact as a float.
+# Larger than any plausible number, and still exact as a float.
 Sane = Annotated[int, Field(ge=0, le=2**50)]
 
 
@@ -88,7 +87,7 @@ class _Answer(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What Discord answered to a request that was sent at ``sent_at``."""
+    """Discord's answer to a request that was sent at ``sent_at``."""
 
     limit: SessionStartLimit
     gateway: Gateway
@@ -98,7 +97,7 @@ class Reading:
 class Discord:
     """Discord's API at ``api``, for as long as its context lasts.
 
-    Raises CannotAskError where the environment names a proxy or certificates of no use.
+    Raises CannotAskError if the environment names an unusable proxy or unusable certificates.
     """
 
     def __init__(self, api: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
@@ -131,13 +130,13 @@ class Discord:
         async with self._at_once:
             sent_at = trio.current_time()
             try:
-                with trio.fail_after(2 * TIMEOUT):  # httpx's own is for each part of the answer
+                with trio.fail_after(2 * TIMEOUT):  # httpx's time-out is for each read
                     response = await self._client.get("gateway/bot", headers=headers)
             except (
                 httpx.HTTPError,
                 httpx.InvalidURL,
                 OSError,
-                RuntimeError,  # how Python says that it cannot start a thread, for the name look-up
+                RuntimeError,  # no thread could be started for the name look-up
                 trio.TooSlowError,
             ) as error:
                 why = f"no answer ({type(error).__name__}: {error})"
@@ -170,17 +169,17 @@ def _understood(response: httpx.Response) -> tuple[SessionStartLimit, Gateway]:
 
 
 class Alarm:
-    """Ends somebody's sleep."""
+    """Ends a task's sleep early."""
 
     def __init__(self) -> None:
         self._rung = trio.Event()
 
     def ring(self) -> None:
-        """End the sleep of now, or the next one."""
+        """End the current sleep, or else the next one."""
         self._rung.set()
 
     async def sleep(self, seconds: float) -> bool:
-        """Sleep for so many seconds, or until it rings: then True."""
+        """Sleep for this many seconds; True if it rang earlier."""
         with trio.move_on_after(seconds):
             await self._rung.wait()
         has_rung = self._rung.is_set()
@@ -197,18 +196,20 @@ async def keep_limits_fresh(
     gives_up: bool = True,
     log: structlog.typing.FilteringBoundLogger = log,
 ) -> None:
-    """Read the limits now, every ``refresh`` seconds and as often as they need, for ever.
+    """Read the limits now, every ``refresh`` seconds, and more often near the reserve or a reset.
 
-    ``read_now`` brings the next reading forward, but to no earlier than Discord permits.
+    Never returns. ``read_now`` brings the next reading forward, but no further than Discord
+    permits.
 
-    While the token is refused, REFUSALS times in a row, nothing is granted, and it is tried
-    again every ``refresh`` seconds. If it was never accepted and this ``gives_up``, it raises
-    TokenRefusedError: to go on asking with a dead token gets an address banned.
+    Once the token was refused REFUSALS times in a row, nothing is granted, and it is tried
+    again every ``refresh`` seconds. If it was never accepted and ``gives_up`` is set, this
+    raises TokenRefusedError, because Discord bans addresses that keep using an invalid token:
+    https://discord.com/developers/docs/topics/rate-limits#invalid-request-limit-aka-cloudflare-bans
     """
     allowance = queue.starts.allowance
     if not isinstance(allowance, ReadAllowance):
         raise TypeError("the session starts are counted here, not read from Discord")
-    failures = refusals = 0  # both in a row
+    failures = refusals = 0  # in a row
     warned_at = -math.inf
     was_read = False
     while True:
@@ -277,5 +278,5 @@ def _retry_after(response: httpx.Response) -> float:
     try:
         seconds = float(response.headers.get("Retry-After", "0"))
     except ValueError:
-        return 0.0  # a date; the back-off serves
+        return 0.0  # a date; back off as usual
     return min(seconds, LONGEST_RETRY_AFTER) if 0 < seconds < math.inf else 0.0

@@ -1,9 +1,9 @@
 """The log: one line or one JSON object per event, on standard error.
 
-Whoever logs an event adds its time and its traceback; a thread of its own renders and writes
-it. So a reader of the log that stops reading stops nobody else.
+The code that logs an event adds its time and its traceback; a separate thread renders and
+writes it. So if the reader of the log stops reading, nothing else stops.
 
-Only structlog's synchronous calls: its asynchronous ones need asyncio.
+Use only structlog's synchronous calls, because its asynchronous ones need asyncio.
 """
 
 import atexit
@@ -23,22 +23,22 @@ from structlog.typing import EventDict, Processor
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-# Enough for 30,000 clients that leave in one moment; 10 to 20 MB of memory if nobody reads.
+# Enough for 30,000 clients leaving at once; takes 10 to 20 MB of memory if nobody reads.
 MOST_LINES = 32_768
 
-# How long the end of the process waits for the last lines to be written.
+# How many seconds the process waits at its end for the last lines to be written.
 FLUSH_SECONDS = 2.0
 
 
 class Writer:
-    """Takes events at once, whatever becomes of them, and writes them in their order.
+    """Accepts events without blocking, and writes them in order.
 
-    At most MOST_LINES wait to be written. Then further ones are dropped, until all that wait
-    have been written and the log says how many it lacks.
+    At most MOST_LINES wait to be written. After that, lines are dropped until all waiting ones
+    have been written, and then the log says how many are missing.
 
-    Not a handler of ``logging``: those hold a lock while they write, and at the end of the
-    process ``logging.shutdown`` waits for it. Nor is ``sys.stderr`` written to, for the same
-    reason.
+    This is not a handler of ``logging``: those hold a lock while they write, and
+    ``logging.shutdown`` waits for that at the end of the process. For the same reason, it does
+    not write to ``sys.stderr``.
     """
 
     def __init__(self) -> None:
@@ -50,11 +50,11 @@ class Writer:
 
     @property
     def dropped(self) -> int:
-        """How many lines were dropped so far, or could not be written."""
+        """How many lines have been dropped, or could not be written, so far."""
         return self._refused + self._unwritten
 
     def open(self, file: int, render: Callable[[EventDict], bytes]) -> None:
-        """Write to this file descriptor; comes before any event."""
+        """Set the file descriptor to write to; call this before any event."""
         self._file, self._render = file, render
         atexit.register(self.flush)
 
@@ -65,21 +65,21 @@ class Writer:
         self._waiting.put(event)
         self._overflowing = self._waiting.qsize() >= MOST_LINES
         if not self._running:
-            with suppress(RuntimeError):  # no thread can be started: the next event tries again
+            with suppress(RuntimeError):  # no thread available: the next event tries again
                 threading.Thread(target=self._write_all, name="log", daemon=True).start()
                 self._running = True
 
-    debug = info = warning = error = critical = take  # as structlog calls it
+    debug = info = warning = error = critical = take  # the names that structlog calls
 
     def flush(self) -> None:
-        """Wait until all that was taken is written, unless the reader has stopped."""
+        """Wait until all accepted events are written, unless the reader has stopped."""
         if not self._running:
             return
         for _ in range(2):  # the second time for the count of dropped lines
             passed = threading.Event()
             self._waiting.put(passed)
             if not passed.wait(FLUSH_SECONDS):
-                # Lest that reader holds up what Python itself may have to say.
+                # So that a stopped reader does not block Python's own messages.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._file)
                 return
 
@@ -115,7 +115,7 @@ writer = Writer()
 
 
 class _Libraries(logging.Handler):
-    """Makes events of what the libraries below log."""
+    """Turns log records of the libraries we use into events."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -130,7 +130,7 @@ class _Libraries(logging.Handler):
 
 
 class _OnceAMinute(logging.Filter):
-    """Trio says ten times a second that no more files can be opened; we, less often."""
+    """Trio logs ten times a second that no more files can be opened; this lets fewer through."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class _OnceAMinute(logging.Filter):
 
 
 def configure(level: str, style: str) -> None:
-    """Send our events, and those of the libraries below, to standard error.
+    """Send our events, and those of the libraries we use, to standard error.
 
     ``level`` is a key of LEVELS; ``style`` is ``console`` or ``json``.
     """
@@ -155,7 +155,7 @@ def configure(level: str, style: str) -> None:
         if style == "json"
         else structlog.dev.ConsoleRenderer(
             colors=stderr.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,  # no locals: secrets are among them
+            exception_formatter=structlog.dev.plain_traceback,  # no locals: they include secrets
         )
     )
 
@@ -174,7 +174,7 @@ def configure(level: str, style: str) -> None:
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )
-    # Never the libraries' own debugging: of HTTP/2 it shows each header, an API key's too.
+    # Never the libraries' debug logs: those of HTTP/2 show every header, including API keys.
     libraries = LEVELS["info" if level == "debug" else "warning"]
     logging.basicConfig(handlers=[_Libraries()], level=libraries, force=True)
     logging.getLogger("trio.serve_listeners").addFilter(_OnceAMinute())

@@ -1,7 +1,7 @@
-"""The directory of bots: which there are, and with which settings.
+"""The directory of bots: which bots there are, and their settings.
 
-One file per bot, named like it: a bare token, or ``NAME.toml``. Reads files and nothing
-else; knows no task. What is wrong with one file concerns that bot only.
+There is one file per bot, named after it: a bare token, or ``NAME.toml``. This module only
+reads files, and knows no tasks. An error in a file affects no other bot.
 """
 
 import re
@@ -32,23 +32,23 @@ from gateway_queue.settings import (
 
 # A name is a part of a URL, and a label of metrics.
 NAME = re.compile("[a-z0-9][a-z0-9-]{0,62}")
-NAMES = "1 to 63 small letters, digits and hyphens, which do not begin with a hyphen"
+NAMES = "1 to 63 lower-case letters, digits and hyphens, not starting with a hyphen"
 
 TOML = ".toml"
 
-# What Kubernetes and editors put beside the files.
+# Files that Kubernetes and editors put beside ours.
 NOT_OURS = re.compile(r"\..*|.*~|.*\.swp|#.*#")
 
 # No file of a bot is larger, in bytes.
 LARGEST = 2**14
 
-TOKENS = "a bot token in one line"
+TOKENS = "a bot token on one line"
 
 Fingerprint = tuple[int, ...]
 
 
 class _Given(BaseModel):
-    """What the file of a bot may set. What it does not set is as for the server."""
+    """The settings in a bot's file. Those it does not set are the server's."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -65,12 +65,12 @@ class _Given(BaseModel):
 
 
 class _WrongError(Exception):
-    """A file is wrong. The message says what was given and what is allowed."""
+    """A file has an error. The message says what was given and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """What the directory says. ``wrong`` is by the file's name, and never has a secret."""
+    """The content of the directory. ``wrong``: errors by file name, never with a secret."""
 
     bots: dict[str, Settings]
     wrong: dict[str, str]
@@ -78,7 +78,7 @@ class Roster:
 
     @property
     def names(self) -> set[str]:
-        """The bots that have a file, right or wrong."""
+        """The bots that have a file, valid or not."""
         return self.bots.keys() | {name_of(file) for file in self.wrong}
 
 
@@ -94,20 +94,20 @@ class _File:
 
 
 def name_of(file: str) -> str:
-    """The name of the bot that a file is about."""
+    """The name of the bot that a file describes."""
     return file.removesuffix(TOML)
 
 
 @dataclass(slots=True)
 class Directory:
-    """The directory at ``path``; ``settings`` are what all bots have in common."""
+    """The directory at ``path``; ``settings`` are the defaults for all bots."""
 
     path: Path
     settings: Settings
     _files: dict[str, _File] = field(default_factory=dict)
 
     def read(self) -> Roster:
-        """Read what has changed. Raises OSError if the directory itself cannot be read."""
+        """Read the files that changed. Raises OSError if the directory cannot be read."""
         ignored = set()
         found: dict[str, _File] = {}
         for path in sorted(self.path.iterdir()):
@@ -127,7 +127,7 @@ class Directory:
         for name in found:
             if name + TOML in found:
                 bots.pop(name, None)
-                wrong[name] = f"the bot {name} has {name}{TOML} too; allowed: one of the two"
+                wrong[name] = f"the bot {name} also has {name}{TOML}; allowed: one of the two"
         return Roster(bots, wrong, frozenset(ignored))
 
     def _file(self, path: Path) -> _File:
@@ -144,9 +144,9 @@ class Directory:
     def _settings(self, path: Path, fingerprints: dict[Path, Fingerprint]) -> Settings:
         name = name_of(path.name)
         if not NAME.fullmatch(name):
-            raise _WrongError(f"{name[:80]!r} is no name for a bot; allowed: {NAMES}")
+            raise _WrongError(f"{name[:80]!r} is not a valid name for a bot; allowed: {NAMES}")
         if name == DEFAULT and self.settings.token is not None:
-            raise _WrongError(f"the bot {DEFAULT} is that of DISCORD_TOKEN; give this one a name")
+            raise _WrongError(f"{DEFAULT} is the bot of DISCORD_TOKEN; use another name")
         text = _read(path, "it")
         if path.suffix != TOML:
             own: dict[str, Any] = {"token": _bare(text)}
@@ -155,21 +155,21 @@ class Directory:
         if (file := own.pop("token_file", None)) is not None:
             token_path = self.path / file
             fingerprints[token_path] = _fingerprint(token_path)
-            # Anything but an absolute path may be the token itself, by mistake.
+            # A value that is not an absolute path may be the token itself, by mistake.
             what = f"its token_file {file}" if file.startswith("/") else "its token_file"
             own["token"] = _bare(_read(token_path, what))
         not_shared = dict.fromkeys(("token", *KEYS))
         settings = self.settings.model_copy(update=not_shared | own)
         if leaves_nothing(settings):
             raise _WrongError(
-                f"a reserve of {settings.reserve} leaves nothing to be granted, ever;"
+                f"a reserve of {settings.reserve} leaves nothing that could ever be granted;"
                 " allowed: less than all session starts"
             )
         return settings
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether it is one; of what cannot be looked at, its reading will say why."""
+    """Whether it is a folder; if that cannot be told, reading it will report the error."""
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except OSError:
@@ -177,10 +177,10 @@ def _is_folder(path: Path) -> bool:
 
 
 def _fingerprint(path: Path) -> Fingerprint:
-    """Another one when the file has changed, also where it was replaced by another."""
+    """A value that differs if the file was changed or replaced."""
     try:
         status = path.stat()
-    except (OSError, ValueError):  # the latter for a null byte in the path
+    except (OSError, ValueError):  # ValueError: a null byte in the path
         return ()
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
@@ -188,7 +188,7 @@ def _fingerprint(path: Path) -> Fingerprint:
 def _read(path: Path, what: str) -> str:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise _WrongError(f"{what} is no regular file")
+            raise _WrongError(f"{what} is not a regular file")
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except OSError as error:
@@ -200,7 +200,7 @@ def _read(path: Path, what: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise _WrongError(f"{what} is not text in UTF-8") from None
+        raise _WrongError(f"{what} is not UTF-8 text") from None
 
 
 def _bare(text: str) -> SecretStr:
@@ -215,13 +215,13 @@ def _bare(text: str) -> SecretStr:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """What a file in TOML sets."""
+    """The settings in a TOML file."""
     try:
         values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # numbers without end, brackets without end
+    except (ValueError, RecursionError) as error:  # RecursionError: endless brackets
         raise _WrongError(
             f"it is not TOML ({_without_text(error)}); allowed: lines such as token = 'TOKEN'"
-            f" and interval = 5.5. A file with nothing but the token has no {TOML} in its name"
+            f" and interval = 5.5. A file that contains only the token must not be named {TOML}"
         ) from None
     try:
         given = _Given.model_validate(values)
@@ -233,7 +233,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _without_text(error: Exception) -> str:
-    """Where TOML ends, without what is there: that may be the token."""
+    """Where the error is, without the text there, which may be the token."""
     where = re.search(r"\(at [^()]*\)$", str(error))
     return where[0].strip("()") if where else type(error).__name__
 
@@ -245,7 +245,7 @@ def _explain(error: ValidationError) -> str:
         nearest = get_close_matches(name, _Given.model_fields, n=1, cutoff=0.5)
         meant = f"; did you mean {nearest[0]}?" if nearest else ""
         known = ", ".join(_Given.model_fields)
-        return f"{name[:40]!r} is no setting of a bot{meant}; allowed: {known}"
+        return f"{name[:40]!r} is not a setting of a bot{meant}; allowed: {known}"
     is_secret = name in {"token", "token_file", *KEYS}
     given = f"its {name}" if is_secret else f"{name} = {first['input']!r}"[:80]
     return f"{given} is not allowed ({_reason(error)}); allowed: {_allowed(name)}"

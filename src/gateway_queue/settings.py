@@ -1,7 +1,7 @@
-"""What the operator may set: by environment, by flag or by secret file.
+"""The settings: from the environment, from flags and from secret files.
 
-The fields below are the one list of settings: the command's flags, its help and the
-documentation's table are made from them.
+The fields below are the single source for them: the command's flags, its help and the
+documentation's tables follow from it.
 """
 
 import base64
@@ -40,15 +40,15 @@ PREFIX = "GATEWAY_QUEUE_"
 # More session starts a day than any bot has.
 MOST_STARTS = 1_000_000
 
-# The name of the bot that is meant where none is named.
+# The name of the bot that paths without a bot refer to.
 DEFAULT = "default"
 
-# The settings that open a server or a bot. A bot in a directory has its own, or none.
+# The keys of a server or a bot. A bot in a directory has its own, or none.
 KEYS = ("api_key", "operator_key")
 
 
 class SettingsError(Exception):
-    """A setting is wrong. The message names it, what was given and what is allowed."""
+    """A setting is wrong. The message names the setting, its value and what is allowed."""
 
 
 def _setting(
@@ -64,21 +64,21 @@ def _setting(
 
 
 def _unquoted(text: object) -> str:
-    """``text`` without white space and quotes around it: `docker run --env-file` keeps quotes."""
+    """Strip white space and quotes around ``text``: `docker run --env-file` keeps quotes."""
     if not isinstance(text, str):
         raise ValueError("no text")  # noqa: TRY004 - pydantic wants a ValueError
     text = text.strip()
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1].strip()
     if text.startswith(("'", '"')) or text.endswith(("'", '"')):
-        raise ValueError("a quote at one end without its match at the other")
+        raise ValueError("a quote at one end only")
     return text
 
 
 def _token(text: object) -> str:
     token = re.sub(r"^Bot(\s+|$)", "", _unquoted(text))
     if not re.fullmatch(r"[!-~]+", token):
-        raise ValueError("white space or characters that no token has")
+        raise ValueError("white space, or characters that tokens do not have")
     return token
 
 
@@ -97,12 +97,12 @@ def _api(text: str) -> str:
     try:
         url.host.encode("idna")
     except UnicodeError:
-        raise ValueError("no host can have such a name") from None
+        raise ValueError("not a valid host name") from None
     extra = url.userinfo or url.query or url.fragment or re.search(r"\s", text)
     if url.scheme not in {"http", "https"} or not url.host or extra:
-        raise ValueError("not such a URL")
+        raise ValueError("not a URL of that kind")
     if url.port is not None and not 0 < url.port < 65_536:
-        raise ValueError("no port has such a number")
+        raise ValueError("not a valid port")
     return text.rstrip("/")
 
 
@@ -124,7 +124,7 @@ def _path(text: str) -> Path:
 
 def _file(text: str) -> Path:
     if "-----BEGIN" in text:
-        raise ValueError("it is the file itself")
+        raise ValueError("this is the file's content, not its path")
     path = _path(text)
     try:
         path.open("rb").close()
@@ -138,7 +138,7 @@ def _certificate(text: str) -> Path:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
     except ssl.SSLError:
-        raise ValueError("there is no certificate in it") from None
+        raise ValueError("the file contains no certificate") from None
     return path
 
 
@@ -159,7 +159,7 @@ def _crash_loop(value: object) -> CrashLoop | None:
     return value if isinstance(value, CrashLoop | None) else CrashLoop.parse(str(value))
 
 
-# What each bot may have settings of its own for.
+# The types of the settings that each bot may have for itself.
 Token = Annotated[SecretStr, BeforeValidator(_token)]
 APIKey = Annotated[SecretStr, BeforeValidator(_api_key)]
 Interval = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -175,7 +175,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         enable_decoding=False,  # no setting is JSON
-        env_ignore_empty=True,  # an empty variable, as compose files have them, is not set
+        env_ignore_empty=True,  # empty variables, common in compose files, count as unset
         extra="ignore",
         frozen=True,
         secrets_dir=SECRETS if SECRETS.is_dir() else None,
@@ -322,9 +322,9 @@ class Settings(BaseSettings):
 
 
 def load(**flags: str) -> Settings:
-    """Read the settings; ``flags``, by the settings' names, win over the environment.
+    """Read the settings; ``flags``, by the settings' names, override the environment.
 
-    Raises SettingsError for the first setting that is wrong.
+    Raises SettingsError for the first wrong setting.
     """
     flags = {**_secrets_from_files(flags), **flags}
     try:
@@ -332,27 +332,27 @@ def load(**flags: str) -> Settings:
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
     except UnicodeDecodeError:
-        raise SettingsError(f"a file in {SECRETS} is not text in UTF-8") from None
+        raise SettingsError(f"a file in {SECRETS} is not UTF-8 text") from None
     except (OSError, pydantic_settings.SettingsError) as error:
         why = error.__cause__ or error
         raise SettingsError(f"a file in {SECRETS} cannot be read: {why}") from None
     if leaves_nothing(settings):
         of = "" if settings.token else f" of GATEWAY_QUEUE_DAILY_STARTS={settings.daily_starts}"
         raise SettingsError(
-            f"GATEWAY_QUEUE_RESERVE={settings.reserve} leaves nothing{of} to be granted, ever;"
-            " allowed: less than that"
+            f"GATEWAY_QUEUE_RESERVE={settings.reserve} leaves nothing{of} that could ever be"
+            " granted; allowed: less than that"
         )
     _check_key(settings)
     return settings
 
 
 def _environment() -> dict[str, str]:
-    """The variables as pydantic-settings sees them: in any case, and those that are not empty."""
+    """The variables as pydantic-settings sees them: case does not matter, empty means unset."""
     return {name.upper(): value for name, value in os.environ.items() if value}
 
 
 def _secrets_from_files(flags: Mapping[str, str]) -> dict[str, str]:
-    """The secrets whose variable NAME_FILE names a file, as with Docker's official images."""
+    """Read secrets from the files named by NAME_FILE variables, as Docker's official images do."""
     environment = _environment()
     secrets = {}
     for setting in describe():
@@ -362,31 +362,30 @@ def _secrets_from_files(flags: Mapping[str, str]) -> dict[str, str]:
             raise SettingsError(
                 f"{setting.name} and {setting.file_variable} are both set; allowed: one of them"
             )
-        # Anything but an absolute path may be the secret itself, by mistake.
+        # A value that is not an absolute path may be the secret itself, by mistake.
         named = f"={path}" if path.startswith("/") else ""
         try:
             secrets[setting.name] = Path(path).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise SettingsError(
-                f"the file that {setting.file_variable}{named} names cannot be read:"
-                f" {error.strerror}"
+                f"the file named by {setting.file_variable}{named} cannot be read: {error.strerror}"
             ) from None
         except UnicodeDecodeError:
             raise SettingsError(
-                f"the file that {setting.file_variable}{named} names is not text in UTF-8"
+                f"the file named by {setting.file_variable}{named} is not UTF-8 text"
             ) from None
     return secrets
 
 
 def unknown_variables() -> dict[str, str | None]:
-    """Variables that look like settings and are none, each with the nearest that is one."""
-    known = {"GATEWAY_QUEUE_URL"}  # of the commands and the examples
+    """Variables that look like settings but are not, each with the most similar setting."""
+    known = {"GATEWAY_QUEUE_URL"}  # used by the commands and the examples
     for setting in describe():
         known |= {setting.name, setting.file_variable} if setting.is_secret else {setting.name}
     by_ending = {name.removeprefix(PREFIX): name for name in known}
     unknown: dict[str, str | None] = {}
     for name in sorted(_environment().keys() - known):
-        # Kubernetes sets some for a service named gateway-queue.
+        # Kubernetes sets such variables for a service named gateway-queue.
         if name.startswith(PREFIX) and not re.search("_PORT|_SERVICE_", name):
             nearest = get_close_matches(name.removeprefix(PREFIX), by_ending, n=1, cutoff=0.5)
             unknown[name] = by_ending[nearest[0]] if nearest else None
@@ -394,7 +393,7 @@ def unknown_variables() -> dict[str, str | None]:
 
 
 def leaves_nothing(settings: Settings) -> bool:
-    """Whether the reserve is all that there is, so that no shard could ever start."""
+    """Whether the reserve takes all session starts, so that no shard could ever start."""
     if settings.reserve == Reserve(100, is_percentage=True):
         return True
     starts = settings.daily_starts
@@ -402,16 +401,16 @@ def leaves_nothing(settings: Settings) -> bool:
 
 
 def _check_key(settings: Settings) -> None:
-    """Raise SettingsError unless there is a certificate with its key, or neither."""
+    """Raise SettingsError unless there is a certificate with its key, or neither of them."""
     certfile, keyfile = settings.certfile, settings.keyfile
     names = "GATEWAY_QUEUE_CERTFILE and GATEWAY_QUEUE_KEYFILE"
     if certfile is None and keyfile is None:
         return
     if certfile is None or keyfile is None:
-        raise SettingsError(f"of {names} one is set and one is not; allowed: both or neither")
+        raise SettingsError(f"only one of {names} is set; allowed: both or neither")
     if why := _why_not_a_pair(certfile, keyfile):
         raise SettingsError(
-            f"what {names} are set to is not allowed ({why});"
+            f"the values of {names} are not allowed ({why});"
             " allowed: a certificate, and its key without a password"
         )
 
@@ -421,7 +420,7 @@ class _EncryptedError(Exception):
 
 
 def _why_not_a_pair(certfile: Path, keyfile: Path) -> str | None:
-    def password() -> NoReturn:  # or OpenSSL would ask for it at the terminal
+    def password() -> NoReturn:  # otherwise OpenSSL asks for it in the terminal
         raise _EncryptedError
 
     try:
@@ -430,15 +429,18 @@ def _why_not_a_pair(certfile: Path, keyfile: Path) -> str | None:
         return "the key is encrypted"
     except ssl.SSLError as error:
         if error.reason is None:
-            return "there is no private key"
+            return "the file contains no private key"
         if error.reason == "KEY_VALUES_MISMATCH":
-            return "the key is of another certificate"
+            return "the key belongs to another certificate"
         return error.reason.lower().replace("_", " ")
     return None
 
 
 def bot_of(token: SecretStr | None, name: str = DEFAULT) -> str:
-    """What a bot's rows in the journal are named by: the application id its token starts with."""
+    """The name of a bot's rows in the journal: the application id at the start of its token.
+
+    https://discord.com/developers/docs/reference#authentication
+    """
     if token is None:
         return "no-token" if name == DEFAULT else f"no-token-{name}"
     secret = token.get_secret_value()
@@ -449,13 +451,13 @@ def bot_of(token: SecretStr | None, name: str = DEFAULT) -> str:
         application_id = ""
     if re.fullmatch("[0-9]{1,20}", application_id):
         return application_id
-    # Not a token as Discord makes them (a REST proxy may have its own): name it by a digest.
+    # Not one of Discord's tokens (a REST proxy may have its own): name it by a digest.
     return "token-" + hashlib.sha256(secret.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What there is to know of one setting, for the help, the errors and the documentation."""
+    """Everything about one setting that the help, the errors and the documentation show."""
 
     name: str
     default: str
@@ -469,12 +471,12 @@ class Setting:
 
     @property
     def file_variable(self) -> str:
-        """The variable that may name a file with the value, if it is a secret."""
+        """The variable that may name a file with the value, for secrets."""
         return f"{self.name}_FILE"
 
 
 def describe() -> list[Setting]:
-    """All settings, in the order in which they are to be shown."""
+    """All settings, in the order in which they are shown."""
     described = []
     for field in Settings.model_fields.values():
         extra = field.json_schema_extra
@@ -496,9 +498,9 @@ def _explain(error: ValidationError) -> str:
     name = str(first["loc"][0])
     setting = next(setting for setting in describe() if setting.name == name)
     given = f"{name}={first['input']}"
-    # A URL may have a password, and a path may be a private key itself, by mistake.
+    # A URL may contain a password, and a path may be the private key itself, by mistake.
     may_tell = name.endswith("FILE") or (name.endswith("_API") and re.search("[@?]", given))
     if setting.is_secret or may_tell:
-        given = f"what {name} is set to"
+        given = f"the value of {name}"
     reason = first["msg"].removeprefix("Value error, ")
     return f"{given} is not allowed ({reason}); allowed: {setting.allowed}"

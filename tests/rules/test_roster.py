@@ -123,24 +123,24 @@ def test_a_directory_that_is_gone_is_an_error(folder: Path) -> None:
 
 
 WRONG = {
-    "Main": (TOKEN, "'Main' is no name for a bot; allowed: 1 to 63 small letters"),
-    "ma_in": (TOKEN, "'ma_in' is no name"),
-    "-main": (TOKEN, "'-main' is no name"),
-    "a" * 64: (TOKEN, "is no name"),
-    "main.json": ("{}", "'main.json' is no name"),
-    "empty": (" \n", "there is no token in it; allowed: a bot token in one line"),
-    "two-lines": (f"{TOKEN}\n{TOKEN}\n", "its token is not allowed (white space or char"),
+    "Main": (TOKEN, "'Main' is not a valid name for a bot; allowed: 1 to 63 lower"),
+    "ma_in": (TOKEN, "'ma_in' is not a valid name"),
+    "-main": (TOKEN, "'-main' is not a valid name"),
+    "a" * 64: (TOKEN, "is not a valid name"),
+    "main.json": ("{}", "'main.json' is not a valid name"),
+    "empty": (" \n", "there is no token in it; allowed: a bot token on one line"),
+    "two-lines": (f"{TOKEN}\n{TOKEN}\n", "its token is not allowed (white space, or char"),
     "quote": (f'"{TOKEN}', "its token is not allowed (a quote at one end"),
     "large": (TOKEN * 1000, f"it is larger than {LARGEST} bytes"),
-    "binary": (b"\xff\xfe\x00", "it is not text in UTF-8"),
+    "binary": (b"\xff\xfe\x00", "it is not UTF-8 text"),
     "bare.toml": (TOKEN, "it is not TOML (at end of document"),
     "yaml.toml": (f"token: {TOKEN}", "it is not TOML (at line 1"),
     "digits.toml": ("interval = " + 5000 * "9", "it is not TOML ("),
     "brackets.toml": ("interval = " + 8000 * "[", "it is not TOML ("),
     "float.toml": ("interval = 1e999", "interval = inf is not allowed"),
     "table.toml": ("[interval]\nx = 1", "interval = {'x': 1} is not allowed"),
-    "key.toml": ("intervall = 5", "'intervall' is no setting of a bot; did you mean interval?"),
-    "port.toml": ("xyz = 1", "'xyz' is no setting of a bot; allowed: token, token_file, interval"),
+    "key.toml": ("intervall = 5", "'intervall' is not a setting of a bot; did you mean interval?"),
+    "port.toml": ("xyz = 1", "'xyz' is not a setting of a bot; allowed: token, token_file"),
     "list.toml": (f"token = ['{TOKEN}']", "its token is not allowed (no text); allowed: a bot"),
     "number.toml": ("token = 5", "its token is not allowed (no text)"),
     "text.toml": ("interval = 'fast'", "interval = 'fast' is not allowed (Input should be a val"),
@@ -148,14 +148,14 @@ WRONG = {
     "zero.toml": ("interval = 0", "allowed: a number of seconds above 0, at most 3600"),
     "nan.toml": ("interval = nan", "interval = nan is not allowed"),
     "loop.toml": ("crash_loop = false", "crash_loop = False is not allowed (not of the form 6/600"),
-    "all.toml": ("reserve = '100%'", "a reserve of 100% leaves nothing to be granted, ever"),
+    "all.toml": ("reserve = '100%'", "a reserve of 100% leaves nothing that could ever"),
     "more.toml": ("daily_starts = 5\nreserve = 5", "a reserve of 5 leaves nothing"),
     "both.toml": (f"token = '{TOKEN}'\ntoken_file = '/x'", "token and token_file are both set"),
     "none.toml": ("token_file = '/no/such'", "its token_file /no/such cannot be read: No such"),
     "itself.toml": (f"token_file = '{TOKEN}'", "its token_file cannot be read: No such file"),
-    "folder.toml": ("token_file = '/'", "its token_file / is no regular file"),
+    "folder.toml": ("token_file = '/'", "its token_file / is not a regular file"),
     "null.toml": (r'token_file = "\u0000"', "its token_file cannot be read: "),
-    "header.toml": (f"[{TOKEN}]", "is no setting of a bot"),
+    "header.toml": (f"[{TOKEN}]", "is not a setting of a bot"),
     "key-with-space.toml": ("api_key = 'tenant s3cret_s3cret'", "its api_key is not allowed (whi"),
 }
 
@@ -186,7 +186,7 @@ def test_what_cannot_be_opened_is_told(folder: Path) -> None:
         "dangling": "it cannot be read: No such file or directory",
         "far": "it cannot be read: File name too long",
         "loop": "it cannot be read: Too many levels of symbolic links",
-        "pipe": "it is no regular file",
+        "pipe": "it is not a regular file",
     }
 
 
@@ -197,7 +197,7 @@ def test_one_name_in_two_files_is_nobody(folder: Path) -> None:
     roster = read(folder)
 
     assert (roster.bots, roster.names) == ({}, {"main"})
-    assert roster.wrong == {"main": "the bot main has main.toml too; allowed: one of the two"}
+    assert roster.wrong == {"main": "the bot main also has main.toml; allowed: one of the two"}
 
 
 def test_the_default_bot_is_named_once(folder: Path) -> None:
@@ -244,4 +244,4 @@ def test_a_name_that_is_no_text_does_no_harm(folder: Path) -> None:
         pytest.skip("no file here can have such a name")
 
     [why] = read(folder).wrong.values()
-    assert why.startswith("'b\\udcfft' is no name for a bot")
+    assert why.startswith("'b\\udcfft' is not a valid name for a bot")

@@ -286,7 +286,7 @@ class TestSource:
         with pytest.raises(SettingsError, match=f"{name}_FILE={path} .* UTF-8"):
             load()
         path.write_text("\n")
-        with pytest.raises(SettingsError, match=f"what {name} is set to is not allowed"):
+        with pytest.raises(SettingsError, match=f"the value of {name} is not allowed"):
             load()
 
     @pytest.mark.parametrize("name", sorted(SECRETS))
@@ -294,7 +294,7 @@ class TestSource:
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv(f"{name}_FILE", TOKEN)
-        with pytest.raises(SettingsError, match=f"{name}_FILE names cannot be read") as caught:
+        with pytest.raises(SettingsError, match=f"named by {name}_FILE cannot be read") as caught:
             load()
         assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
@@ -483,7 +483,7 @@ class TestCertificate:
         ],
     )
     def test_what_is_no_file_is_refused(self, name: str, path: str, why: str) -> None:
-        with pytest.raises(SettingsError, match=f"^what {name} is set to .*{why}") as caught:
+        with pytest.raises(SettingsError, match=f"^the value of {name} .*{why}") as caught:
             load(**{name: path})
         assert str(caught.value).endswith(f"allowed: {by_name(name).allowed}")
 
@@ -498,16 +498,16 @@ class TestCertificate:
         self, content: bytes, certfile: Path, keyfile: Path
     ) -> None:
         certfile.write_bytes(content)
-        with pytest.raises(SettingsError, match=r"CERTFILE is .*there is no certificate in it"):
+        with pytest.raises(SettingsError, match=r"CERTFILE is .*the file contains no certificate"):
             load(GATEWAY_QUEUE_CERTFILE=str(certfile), GATEWAY_QUEUE_KEYFILE=str(keyfile))
 
     @pytest.mark.parametrize(
         ("content", "why"),
         [
-            (b"", "there is no private key"),
-            (CERTIFICATE, "there is no private key"),
-            (KEY[:100], "there is no private key"),
-            (KEY_OF_ANOTHER, "the key is of another certificate"),
+            (b"", "the file contains no private key"),
+            (CERTIFICATE, "the file contains no private key"),
+            (KEY[:100], "the file contains no private key"),
+            (KEY_OF_ANOTHER, "the key belongs to another certificate"),
             (ENCRYPTED, "the key is encrypted"),
         ],
         ids=["empty", "a certificate", "cut off", "of another", "encrypted"],
@@ -516,7 +516,7 @@ class TestCertificate:
         self, content: bytes, why: str, certfile: Path, keyfile: Path
     ) -> None:
         keyfile.write_bytes(content)
-        with pytest.raises(SettingsError, match=r"CERTFILE and .*_KEYFILE are set") as caught:
+        with pytest.raises(SettingsError, match=r"CERTFILE and .*_KEYFILE are not") as caught:
             load(GATEWAY_QUEUE_CERTFILE=str(certfile), GATEWAY_QUEUE_KEYFILE=str(keyfile))
         assert f"({why})" in str(caught.value)
 
@@ -525,7 +525,7 @@ class TestCertificate:
         whole = KEY.decode()
         lines = whole.splitlines()[1:-1]
         for mistake in (whole, whole.replace("\n", "\\n"), "".join(lines), lines[0]):
-            with pytest.raises(SettingsError, match=f"^what {name} is set to") as caught:
+            with pytest.raises(SettingsError, match=f"^the value of {name}") as caught:
                 load(**{name: mistake})
             shown = "".join(traceback.format_exception(caught.value))
             assert not [line for line in lines if line in shown]

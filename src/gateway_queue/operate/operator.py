@@ -1,8 +1,8 @@
-"""Carries out what an operator orders of a queue: no order lets a shard identify earlier than
-its bucket, the session starts and the rule against crash loops do.
+"""Carries out an operator's orders to a queue.
 
-What makes the queue more careful holds at once. What ends that is written into the journal
-first, lest it came back with the next start.
+No order lets a shard identify earlier than its bucket, the session starts and the crash loop
+rule allow. Orders that make the queue more careful take effect at once. Ending one is first
+written to the journal, so that it does not come back with the next start.
 """
 
 import math
@@ -26,18 +26,18 @@ from gateway_queue.queue.rules.orders import Pause, Slower
 
 
 class Operator:
-    """The operator of one queue. Lengths are in seconds; None for one: until further notice."""
+    """The operator of one queue. Times are in seconds; None means until further notice."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._orders = queue.starts.orders
         self._journal = queue.starts.journal
         self._asleep = trio.CancelScope()
-        self._numbers = count(0, -1)  # of the seats that are put first
-        self._put_first: dict[int, None] = {}  # these shards are, or were
+        self._numbers = count(0, -1)  # for the seats that are put first
+        self._put_first: dict[int, None] = {}  # shards that are, or were, put first
 
     async def run(self) -> None:
-        """End each order when its time is over, for ever."""
+        """End each order when its time is over. Never returns."""
         if self._orders.pause:
             self._report_pause(self._orders.pause)
         if self._orders.slower:
@@ -47,7 +47,7 @@ class Operator:
                 await trio.sleep_forever()
             for order in self._orders.end(trio.current_time()):
                 kind: OrderKind = "pause" if isinstance(order, Pause) else "slower"
-                with suppress(JournalError):  # it would not be read again, but for a wrong clock
+                with suppress(JournalError):  # read again only if the clock is wrong
                     self._journal.order(kind, None)
                 self._follow()
                 if isinstance(order, Pause):
@@ -56,7 +56,7 @@ class Operator:
                     self._report_interval()
 
     def pause(self, reason: str, seconds: float | None) -> None:
-        """Grant nothing for so long; in place of the last pause, if it still lasts."""
+        """Grant nothing for ``seconds``; replaces a pause that is in effect."""
         now = trio.current_time()
         left = math.inf if seconds is None else seconds
         pause = Pause(now, now + left, reason, self._keep("pause", Order(reason, left=left)))
@@ -74,9 +74,9 @@ class Operator:
         self._queue.report(Resumed(by_itself=False))
 
     def slow_down(self, interval: float, seconds: float | None) -> None:
-        """Have an interval that is longer than the configured one for so long.
+        """Set an interval longer than the configured one for ``seconds``.
 
-        Like the end of that, it counts from the next grant of each bucket on.
+        The change, and its end, take effect with the next grant of each bucket.
         """
         now = trio.current_time()
         left = math.inf if seconds is None else seconds
@@ -86,7 +86,7 @@ class Operator:
         self._report_interval()
 
     def speed_up(self) -> None:
-        """Have the configured interval again. Raises JournalError."""
+        """Return to the configured interval. Raises JournalError."""
         if self._orders.slower is None:
             return
         self._journal.order("slower", None)
@@ -96,14 +96,14 @@ class Operator:
 
     @property
     def first(self) -> list[int]:
-        """The shards that were put first and have a seat, the first of all first."""
+        """The shards that were put first and have a seat, in order."""
         self._put_first = dict.fromkeys(shard for shard in self._put_first if self._is_first(shard))
         return list(self._put_first)
 
     def put_first(self, shard: int) -> bool:
-        """Give a shard a seat before all others; False if it has none.
+        """Move a shard's seat before all others; False if it has no seat.
 
-        It waits for whatever else it would have waited for.
+        Everything else that the shard waits for still applies.
         """
         if self._queue.place_of(shard) is None:
             return False
@@ -114,7 +114,7 @@ class Operator:
         return True
 
     def take_back(self, shard: int) -> bool:
-        """Give a shard that was put first its place back; False if it was not."""
+        """Move a shard that was put first back to its place; False if it was not."""
         if not self._is_first(shard):
             return False
         bucket = self._queue.bucket_of(shard)
@@ -134,7 +134,7 @@ class Operator:
         return True
 
     def forgive(self, shard: int) -> bool:
-        """Let a shard out of its crash loop; False if it is in none. Raises JournalError."""
+        """Reset a shard's crash loop; False if it is in none. Raises JournalError."""
         level = self._queue.starts.restarting.level(shard, trio.current_time())
         if not level:
             return False
@@ -151,7 +151,7 @@ class Operator:
         return place is not None and place.is_first
 
     def _keep(self, kind: OrderKind, order: Order) -> bool:
-        """Whether the order is one that survives a restart."""
+        """Store an order in the journal; returns whether it survives a restart."""
         try:
             self._journal.order(kind, order)
         except JournalError:

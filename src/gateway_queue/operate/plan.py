@@ -1,7 +1,7 @@
-"""How long a launch takes, and whether the session starts suffice for it.
+"""How long a launch takes, and whether there are enough session starts for it.
 
-Pure: plain numbers come in, a plan goes out. No clock, no task, no I/O. What it costs grows
-with the number of buckets, not with that of shards.
+Pure: plain numbers come in, a plan goes out. No clock, no tasks, no I/O. The cost grows with
+the number of buckets, not with the number of shards.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ LONGEST_INTERVAL = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A launch that is to be planned; None: with the interval or the limit that there is."""
+    """A launch to plan; None stands for the current interval or max_concurrency."""
 
     shards: int
     interval: float | None = None
@@ -27,7 +27,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """What the shards of a launch find in a bucket: who waits there, and when it opens."""
+    """What the shards of a launch find in a bucket: how many wait, and when it opens."""
 
     waiting: int = 0
     opens_in: float = 0.0
@@ -35,7 +35,7 @@ class Ahead:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The session starts. ``reset_in``: seconds until they, or the first of them, come back."""
+    """The session starts. ``reset_in``: seconds until they, or the first of them, are back."""
 
     source: Literal["discord", "counted"]
     total: int
@@ -51,12 +51,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A launch as it is likely to go; lengths in seconds.
+    """An estimate of a launch; times in seconds.
 
-    ``takes`` is from the first turn to the last where nobody else waits. ``all_in_in`` is
-    until the last turn, after those who wait now; None if nobody can know. ``missing`` are
-    the session starts that those who wait and these shards need beyond what may be granted.
-    ``obstacle`` is why nothing at all is granted now.
+    ``takes``: from the first turn to the last if nobody else waits. ``all_in_in``: until the
+    last turn, after the shards that are waiting now; None if that cannot be known.
+    ``missing``: how many more session starts than may be granted these and the waiting shards
+    need. ``obstacle``: why nothing at all is granted now.
     """
 
     shards: int
@@ -81,12 +81,12 @@ def plan(
     waiting: int = 0,
     obstacle: str | None = None,
 ) -> Plan:
-    """Plan the launch of the shards 0 to ``shards`` - 1, which is one at least.
+    """Plan the launch of the shards 0 to ``shards`` - 1; ``shards`` is at least 1.
 
-    ``ahead`` has an entry for each bucket in order, and ``waiting`` is their sum. Where no
-    bucket has more to wait for than bucket 0, that one's will do.
+    ``ahead`` has an entry for each bucket in order, and ``waiting`` is their sum. If no bucket
+    has more ahead than bucket 0, that one's entry is enough.
 
-    It is late rather than early: shards in a crash loop that wait are taken to go first.
+    The plan is late rather than early: it assumes that waiting shards in a crash loop go first.
     """
     last_in = max(
         found.opens_in + (found.waiting + coming - 1) * interval
@@ -109,10 +109,10 @@ def plan(
 
 
 def resized(waiting: int, opens_in: float, layout: Layout) -> Ahead:
-    """What bucket 0 would have ahead, and no other more, with a layout that is not the present.
+    """What bucket 0 would have ahead with another layout; no other bucket would have more.
 
-    After a resize all buckets open when the latest of the old ones would. Those who wait are
-    taken to spread over the buckets like shards that are numbered from 0.
+    After a resize, all buckets open when the last of the old ones would. The waiting shards are
+    assumed to spread over the buckets like shards numbered from 0.
     """
     return Ahead(layout.how_many(0, waiting), opens_in)
 

@@ -1,4 +1,4 @@
-"""Plans a launch at a queue: as it is now, or as it would be with other settings or limits.
+"""Plans a launch for a queue, as it is now or with another interval or max_concurrency.
 
 It reads the queue and the trio clock, and changes nothing.
 """
@@ -12,7 +12,7 @@ from gateway_queue.queue.rules.pace import Layout
 
 
 def plan_at(queue: Queue, launch: Launch) -> Plan | None:
-    """Plan a launch after those who wait now; None while the limits are not known."""
+    """Plan a launch after the shards that are waiting now; None while the limits are unknown."""
     if not queue.starts.allowance.known:
         return None
     now = trio.current_time()
@@ -39,7 +39,7 @@ def _limits(queue: Queue, now: float) -> Limits:
     remaining, total = allowance.remaining(now), allowance.total
     back_in = queue.starts.back_in(now)
     if not back_in and remaining == total:
-        back_in = DAY  # that begins with the first start
+        back_in = DAY  # which begins with the first start
     return Limits(
         source="discord" if allowance.read_from_discord else "counted",
         total=total,
