@@ -1,8 +1,8 @@
 """The client: asks a Gateway Queue before each IDENTIFY, under asyncio and trio alike.
 
 ``waiting.py``     waits for a shard's turn, and confirms its IDENTIFY
-``news.py``        says in the log how a process' shards stand, and that the queue is away
-``discord_py.py``  does so for bots with discord.py, disnake, nextcord and py-cord
+``news.py``        logs the positions of a process's shards, and whether the queue answers
+``discord_py.py``  integrates both into discord.py, disnake, nextcord and py-cord
 """
 
 from gateway_queue.client.news import Standing

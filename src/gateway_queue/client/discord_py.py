@@ -1,9 +1,9 @@
-"""Has bots with discord.py, disnake, nextcord and py-cord ask before each IDENTIFY.
+"""Makes bots with discord.py, disnake, nextcord and py-cord ask before each IDENTIFY.
 
-All four have the same skeleton, from discord.py. It offers ``before_identify_hook``, but waits
-there for 60 s at most, on an open gateway socket that nobody reads, and a bot of several shards
-then does nothing for the others. So here a shard asks before its socket is opened; in the hook
-it only looks whether its turn is a fresh one. Imports none of the four; asyncio only.
+All four share discord.py's structure. It offers ``before_identify_hook``, but that may take
+60 s at most, while the open gateway socket is not read, and a bot of several shards does
+nothing for its other shards meanwhile. So here, a shard asks before its socket is opened; the
+hook only checks that the turn is still fresh. Imports none of the four; asyncio only.
 """
 
 import asyncio
@@ -18,28 +18,28 @@ from gateway_queue.client.waiting import GatewayQueue, Grant, Outcome, RefusedEr
 
 log = logging.getLogger("gateway_queue.client")
 
-# Seconds for which a turn is good. Its bucket stays closed for 10 s, so that the next IDENTIFY
-# is still Discord's 5 s away if this one comes after 4; the rest is for the ways of the two.
+# Seconds for which a turn is valid. Its bucket stays closed for 10 s, so if this IDENTIFY comes
+# after 4 s, the next one is still Discord's 5 s away, plus a margin for the network.
 TURN_LASTS = 4.0
 
-# Seconds to wait in the hook where nothing else is left; all timeouts around it are longer.
+# Seconds to wait in the hook as a last resort; all time-outs around it are longer.
 HOOK_WAITS = 30.0
 
 # The method by which the clients of all four call the public before_identify_hook.
 CALLS_HOOK = "_call_before_identify_hook"
 
-# EventType in the shard.py of all four: what is to become of a shard.
+# EventType in the shard.py of all four: what should happen to a shard.
 RECONNECT, RESUME, IDENTIFY, TERMINATE = range(1, 5)
 
 
 class _NoTurnError(Exception):
-    """This client is about to IDENTIFY and has to ask first; no library handles it."""
+    """This client is about to IDENTIFY and has to ask first. No library catches this."""
 
 
 if TYPE_CHECKING:
 
     class _Client:
-        """What the clients of all four have; ``launch_shard`` and what follows if sharded."""
+        """What the clients of all four have; from ``launch_shard`` on only if sharded."""
 
         shard_id: int | None
 
@@ -58,21 +58,21 @@ else:
 
 
 class QueuedIdentify(_Client):
-    """To be named before the class of the library, of which it takes nothing away:
+    """A mixin to put before the library's class, of which it takes nothing away:
 
         class MyBot(QueuedIdentify, commands.AutoShardedBot): ...
 
         bot = MyBot(queue="http://127.0.0.1:8000", command_prefix="!", intents=intents)
 
-    ``queue`` is the queue's address, or a GatewayQueue that the bot is to open and to close.
-    A bot that cannot be served by the queue, for want of the API key for example, ends with
+    ``queue`` is the queue's address, or a GatewayQueue that the bot will open and close. A bot
+    that the queue refuses to serve, for example because the API key is missing, ends with
     RefusedError.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Put a class right before the library's, whose own hook sleeps for 5 s.
+        """Insert a class right before the library's, whose own hook sleeps for 5 s.
 
-        Hooks of the bot and of a framework between us and the library end with super()'s.
+        Hooks of the bot and of a framework end by calling super()'s, which is then ours.
         """
         super().__init_subclass__(**options)
         owners = [owner for owner in cls.__mro__ if CALLS_HOOK in vars(owner)]
@@ -84,8 +84,8 @@ class QueuedIdentify(_Client):
             cls.__bases__ = (*bases,) if awake in bases else (*bases, awake)
 
     def __init__(self, *args: Any, queue: str | GatewayQueue, **kwargs: Any) -> None:
-        self.__given = queue  # names of our own, so that none is anybody else's
-        self.__turns: dict[int, tuple[Grant, float]] = {}  # by shard, and since when
+        self.__given = queue  # mangled names, which cannot clash
+        self.__turns: dict[int, tuple[Grant, float]] = {}  # by shard: the turn, and since when
         self.__identified: dict[int, Grant] = {}  # by shard, until Discord answers
         self.__began = False  # to identify
         self.__tasks: set[asyncio.Task[Any]] = set()
@@ -104,8 +104,8 @@ class QueuedIdentify(_Client):
                     await asyncio.wait(tasks)
 
     async def close(self) -> None:
-        # Nobody asks from now on. Bots with extensions and cogs end those first, and only then
-        # count as closed; should connect() return meanwhile, they would be ended half-way.
+        # Stop asking. Bots unload their extensions and cogs before they count as closed; if
+        # connect() returned in the meantime, that would be interrupted half-way.
         closing = self.__closing = self.__closing or asyncio.Event()
         self.__stop_asking()
         try:
@@ -115,7 +115,7 @@ class QueuedIdentify(_Client):
             self.__closing = None
 
     async def launch_shard(self, gateway: Any, shard_id: int, **kwargs: Any) -> None:
-        """Asks, launches, and sees to it that the shard asks when it loses its session."""
+        """Ask, launch, and make sure that the shard asks again if it loses its session."""
         if not await self.__turn(shard_id):
             return
         await super().launch_shard(gateway, shard_id, **kwargs)
@@ -124,7 +124,7 @@ class QueuedIdentify(_Client):
             shard._queue_put = partial(self.__put, shard._queue_put)  # noqa: SLF001 - see __put
 
     def dispatch(self, event: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Sees READY, by which the libraries dispatch this and a RESUME does not."""
+        """Notice READY, for which the libraries dispatch an event that a RESUME does not."""
         if event == "shard_connect":
             self.__got_ready(args[0])
         elif event == "connect" and not self.__sharded:
@@ -134,26 +134,26 @@ class QueuedIdentify(_Client):
     async def _call_before_identify_hook(
         self, shard_id: int | None, *, initial: bool = False
     ) -> None:
-        """The hooks of the bot and of its framework, and the last look before the IDENTIFY.
+        """Call the hooks of the bot and its framework, then check the turn before the IDENTIFY.
 
-        A shard comes here without a fresh turn if connecting took long, if the bot has it
-        reconnected (``ShardInfo.reconnect``), or in a version of a library that keeps its
-        private parts elsewhere. Then it waits here; if that takes too long, it begins anew.
+        A shard gets here without a fresh turn if connecting took long, if the bot reconnected
+        it (``ShardInfo.reconnect``), or if this version of the library keeps its private parts
+        elsewhere. Then it waits here; if that takes too long, it starts over.
         """
         number = shard_id or 0
         await self.__have_fresh_turn(number)
-        first = initial and not self.__began  # a connect() that begins anew takes it for the first
+        first = initial and not self.__began  # a connect() that starts over says it is the first
         await super()._call_before_identify_hook(shard_id, initial=first)
         await self.__have_fresh_turn(number)  # the hooks may have taken long
         self.__began = True
         grant, _ = self.__turns.pop(number)
         self.__identified[number] = grant
-        # A task runs when the library's next awaits: by then the IDENTIFY is written.
+        # A new task runs at the library's next await; by then the IDENTIFY has been written.
         self.__spawn(self.__confirm(grant, "identified"))
 
     @property
     def ws(self) -> Any:
-        """The gateway socket of a client that is not sharded: the library's attribute."""
+        """The gateway socket of an unsharded client (the library's attribute)."""
         return self.__ws
 
     @ws.setter
@@ -177,7 +177,7 @@ class QueuedIdentify(_Client):
         return None
 
     async def __poll(self, poll_event: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Ask when the session is over, before the library sees that and has 60 s to identify."""
+        """Ask when the session is over, before the library notices and has 60 s to identify."""
         try:
             await poll_event()
         except Exception as error:
@@ -188,11 +188,11 @@ class QueuedIdentify(_Client):
             raise
 
     def __put(self, put: Callable[[Any], None], item: Any) -> None:
-        """Takes the place of a Shard's ``_queue_put``, by which it says what became of it.
+        """Replace a Shard's ``_queue_put``, with which it reports what happened to it.
 
-        The library has one loop for the items of all shards, which serves one after another,
-        and none before all are launched. While one shard waits for its turn, others can RESUME
-        only if each comes back in a task of its own.
+        The library handles the reports of all shards in one loop, one by one, and only once all
+        shards are launched. While one shard waits for its turn, others can only RESUME if each
+        comes back in its own task.
         """
         if item.type in {RECONNECT, RESUME, IDENTIFY}:
             self.__spawn(self.__bring_back(put, item))
@@ -219,13 +219,13 @@ class QueuedIdentify(_Client):
             await item.shard.reidentify(item.error)
 
     async def __ask_again(self, shard_id: int, grant: Grant | None) -> bool:
-        """As ``__turn``, after an op 9; ``grant`` is of the IDENTIFY that it answers, if any."""
+        """Like ``__turn``, after an op 9; ``grant``: that of the IDENTIFY it answers, if any."""
         if grant is not None:
             await self.__confirm(grant, "invalid_session")
         return await self.__turn(shard_id)
 
     async def __turn(self, shard_id: int) -> bool:
-        """Wait until it is the shard's turn; False if the bot is closed instead, once it is."""
+        """Wait for the shard's turn; False, once the bot is closed, if that happens instead."""
         if self.__closing is None and not self.is_closed():
             asking = self.__spawn(self.__queue.wait(shard_id, confirm=True))
             try:
@@ -240,7 +240,7 @@ class QueuedIdentify(_Client):
         return False
 
     async def __have_fresh_turn(self, shard_id: int) -> None:
-        """Wait for a turn if the shard has none, or had it too long ago to identify now."""
+        """Wait for a turn if the shard has none, or if its turn is too old to identify now."""
         if self.__has_fresh_turn(shard_id):
             return
         try:
@@ -248,7 +248,7 @@ class QueuedIdentify(_Client):
                 await self.__turn(shard_id)
         except TimeoutError:
             if self.__sharded:
-                raise  # which the library knows how to handle
+                raise  # the library can handle this
             raise _NoTurnError from None
         if not self.__has_fresh_turn(shard_id):
             raise ConnectionAbortedError("the bot was closed")
@@ -274,7 +274,7 @@ class QueuedIdentify(_Client):
         return task
 
     def __stop_asking(self) -> set[asyncio.Task[Any]]:
-        """Cancel whatever this bot waits for; returns the tasks, which are about to end."""
+        """Cancel everything this bot waits for; returns the tasks, which are about to end."""
         for task in self.__tasks:
             task.cancel()
         return set(self.__tasks)
@@ -282,7 +282,7 @@ class QueuedIdentify(_Client):
 
 @cache
 def _without_sleep(library: type) -> type:
-    """A class of the library whose before_identify_hook does not sleep, and nothing else."""
+    """Derive a class from the library's whose before_identify_hook does not sleep."""
 
     async def before_identify_hook(*_: Any, **__: Any) -> None: ...
 

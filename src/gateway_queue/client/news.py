@@ -1,6 +1,6 @@
-"""What a process says about its shards in line: one line for all of them, and not often.
+"""Logs how a process's shards are waiting: one line for all of them, and not often.
 
-One News for each queue that the process asks. No I/O but the log.
+There is one News for each queue that the process asks. No I/O except the log.
 """
 
 import logging
@@ -12,15 +12,15 @@ from weakref import WeakValueDictionary
 
 log = logging.getLogger("gateway_queue.client")
 
-SAY_EVERY = 10.0  # seconds, at least, between two lines about those who wait
+SAY_EVERY = 10.0  # at least this many seconds between two lines about waiting shards
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a waiting shard stands.
+    """The standing of a waiting shard.
 
-    ``position`` is 1 for the next of its bucket. ``expected_in`` is in seconds, None where
-    nobody can know. ``reason`` is one of those in docs/http.md, such as ``interval``.
+    ``position`` is 1 for the next of its bucket. ``expected_in`` is in seconds, None if that
+    cannot be known. ``reason`` is one of those in docs/http.md, such as ``interval``.
     """
 
     position: int
@@ -30,7 +30,7 @@ class Standing:
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One request of this process, for as long as it is made again and again."""
+    """One request of this process, including its repetitions."""
 
     shard: int
     expected_at: float | None = None
@@ -40,7 +40,7 @@ class News:
     def __init__(self) -> None:
         self._waiting: set[Request] = set()
         self._failing: set[Request] = set()
-        self.away = False  # as was said last
+        self.away = False  # according to the last line logged
         self._next_at = 0.0
 
     @contextmanager
@@ -61,7 +61,7 @@ class News:
             self._failing.discard(request)
 
     def fails(self, request: Request, why: object) -> None:
-        """Warn of a queue that gives no answer: once for all who ask it."""
+        """Warn that the queue does not answer, once for all who are asking it."""
         if self.away:
             log.debug("shard %d got no answer: %s", request.shard, why)
         else:
@@ -70,7 +70,7 @@ class News:
         self._failing.add(request)
 
     def answers(self, request: Request) -> bool:
-        """Whether it failed before. Says that this is over, once it is for all whom it met."""
+        """Whether it failed before. Logs the recovery once all affected requests succeed."""
         had_failed = request in self._failing
         self._failing.discard(request)
         if self.away and not self._failing:
@@ -79,7 +79,7 @@ class News:
         return had_failed
 
     def stands(self, request: Request, standing: Standing) -> None:
-        """Say how this shard stands, or all where many wait, unless that was said just now."""
+        """Log this shard's standing, or a summary if many wait, unless that was just logged."""
         now = time.monotonic()
         wait = standing.expected_in
         request.expected_at = None if wait is None else now + wait
@@ -95,12 +95,12 @@ _by_address: WeakValueDictionary[str, News] = WeakValueDictionary()
 
 
 def news_of(address: str) -> News:
-    """The one that all who ask this queue in this process share."""
+    """The News shared by everybody in this process who asks this queue."""
     return _by_address.setdefault(address, News())
 
 
 def wording(shard: int, standing: Standing, number: int, next_in: float | None) -> str:
-    """How a shard stands, or where ``number`` wait: when the next of them has its turn."""
+    """A shard's standing in words; if ``number`` wait, when the next of them has its turn."""
     why = "" if standing.reason == "interval" else f" ({standing.reason.replace('_', ' ')})"
     if number > 1:
         when = "" if next_in is None else f"; the next in {about(next_in)}"

@@ -18,33 +18,33 @@ from gateway_queue.client.news import Standing, news_of
 
 log = logging.getLogger("gateway_queue.client")
 
-# Nothing else is a permission, whatever its status: it may be somebody else's page.
+# Nothing else is permission, whatever its status: it may be another server's page.
 PERMISSION = {"message": "You're free to connect now! :)"}
 NUMBER = "X-Gateway-Queue-Grant"
 
 Outcome = Literal["identified", "ready", "invalid_session"]
 
-# Seconds for which one request is held. The first is short, to learn soon how the shard stands.
-# The others vary, or shards that began together would ask together for ever; they are as long as
-# the least patient proxy allows (Envoy gives up after 15 s).
+# Seconds for which one request is held. The first is short, to learn the shard's position soon.
+# The others vary, because shards that began together would otherwise keep asking together; they
+# are as long as the least patient proxy allows (Envoy gives up after 15 s).
 FIRST_HOLD = 1.0
 SHORTEST_HOLD, LONGEST_HOLD = 10.0, 14.0
 
-# Seconds between attempts that fail: doubled each time, with jitter. After the longest the
+# Seconds between failed attempts: doubled each time, with jitter. Even after the longest, the
 # server still keeps the place (GATEWAY_QUEUE_SEAT_TTL, 60 s).
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 
-# Seconds in which a confirmation is of use: then the bucket opens without it.
+# Seconds in which a confirmation is useful; after that, the bucket opens without it.
 CONFIRM_WITHIN = 10.0
 
 CONNECT_WITHIN = WRITE_WITHIN = 5.0  # seconds
 
-# What else answers in the server's place may do so without end.
+# Whatever else answers in the server's place may never stop sending.
 BODY_WITHIN = 5.0  # seconds after the head
-LONGEST_BODY = 10_000  # bytes; the server's own have a few hundred
+LONGEST_BODY = 10_000  # bytes; the server's own bodies have a few hundred
 
-# How a server that vanished without a word is noticed within a minute: by the system, so that
-# no timeout of ours ends a request that a living server holds.
+# The system notices within a minute if the server vanishes without closing the connection, so
+# we need no time-out that would end a request held by a live server.
 KEEP_ALIVE = {
     "TCP_KEEPIDLE": 15,
     "TCP_KEEPALIVE": 15,  # the same on macOS
@@ -63,7 +63,7 @@ class Grant:
 
 
 class RefusedError(Exception):
-    """The server refuses what was asked, so that asking again is of no use."""
+    """The server refuses the request, so there is no point in asking again."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(f"the queue refuses: {why} ({status})")
@@ -71,7 +71,7 @@ class RefusedError(Exception):
 
 
 class _NoAnswerError(Exception):
-    """This attempt failed; another one may not."""
+    """This attempt failed; another one may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +82,17 @@ class _Answer:
 
 
 class GatewayQueue:
-    """A Gateway Queue, which is to be asked before each IDENTIFY of a bot's shards.
+    """A client for a Gateway Queue, to be asked before each IDENTIFY of a bot's shards.
 
         async with GatewayQueue("http://127.0.0.1:8000") as queue:
             grant = await queue.wait(shard_id)
 
-    ``url`` is the server's address. A path is that of one of several bots, ``/bots/NAME``, or
-    one that a proxy takes away before the server sees it. ``ssl_context`` is for a server with
-    a certificate of one's own authority. One object serves any number of shards at a time.
-    Proxies that the environment has for the world are not used.
+    ``url`` is the server's address. It may have a path: that of one of several bots,
+    ``/bots/NAME``, or a prefix that a proxy strips. ``ssl_context`` is for servers with a
+    certificate from your own authority. One object serves any number of shards at a time.
+    Proxies from the environment are not used.
 
-    Raises ValueError if ``url`` is no http or https address, or ``api_key`` cannot be one.
+    Raises ValueError if ``url`` is not an http or https address, or ``api_key`` is malformed.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class GatewayQueue:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Nothing is open but while ``wait`` and ``confirm`` run."""
+        """Do nothing: connections are only open while ``wait`` or ``confirm`` runs."""
 
     async def wait(
         self,
@@ -117,18 +117,19 @@ class GatewayQueue:
         confirm: bool = False,
         on_standing: Callable[[Standing], None] | None = None,
     ) -> Grant:
-        """Return when the shard may identify; to be done at once.
+        """Return when the shard may identify, which it must then do at once.
 
-        Waits for as long as it takes, also while the server or the way to it fails. Cancelling
-        it leaves the queue; a shard that comes back within a minute has its old place. What is
-        still being confirmed of the shard's last grant is given up.
+        Waits for as long as it takes, even while the server or the network fails. Cancelling it
+        leaves the queue; a shard that asks again within a minute gets its old place back. A
+        confirmation of the shard's last grant that is still in progress is abandoned.
 
-        With ``confirm`` the bucket stays closed for 10 s, in which the IDENTIFY is to be sent
-        and then confirmed. ``on_standing`` is told how the shard stands: after a second, and
-        then every ten to fourteen. Without it the log is, at most every ten seconds.
+        With ``confirm``, the bucket stays closed for 10 s, in which the IDENTIFY must be sent
+        and then confirmed. ``on_standing`` is called with the shard's standing after a second,
+        and then every ten to fourteen seconds. Without it, the standing is logged, at most
+        every ten seconds.
 
-        Raises RefusedError for a request that the server will never serve: a wrong API key, a
-        shard that is none.
+        Raises RefusedError if the server will never serve the request, for example because of
+        a wrong API key or an invalid shard.
         """
         self._stop_confirming(shard)
         asked = {"shard": shard} | ({"confirm": "true"} if confirm else {})
@@ -155,15 +156,15 @@ class GatewayQueue:
                     else:
                         on_standing(outcome)
                     if anyio.current_time() < asked_at + hold / 2:
-                        await anyio.sleep(next(pauses))  # it is ending, or does not hold at all
+                        await anyio.sleep(next(pauses))  # it is ending, or never holds requests
                     hold = _hold()
 
     async def confirm(self, grant: Grant, outcome: Outcome = "identified") -> bool:
-        """Say what became of a grant: its IDENTIFY was sent, got READY, or got an op 9.
+        """Report a grant's outcome: its IDENTIFY was sent, got READY, or got an op 9.
 
-        Returns whether the server took it. It does not if it knows of no such grant in the
-        last 15 minutes, or cannot be reached within ten seconds. The next confirmation for the
-        shard, and its next ``wait``, take the place of one that is not through yet.
+        Returns whether the server accepted it. False if the server gave no such grant in the
+        last 15 minutes, or cannot be reached within ten seconds. The shard's next confirmation,
+        or its next ``wait``, replaces one that is still in progress.
 
         Raises RefusedError for a wrong API key.
         """
@@ -207,8 +208,8 @@ class GatewayQueue:
                         if answer.status == 204:
                             self._news.answers(request)
                             return True
-                        # Not again: the original server takes each for a request for a turn.
-                        why = f"{answer.status}, which is not what the queue says to it"
+                        # No retry: the original server takes each for a request for a turn.
+                        why = f"{answer.status}, which is not the queue's answer to it"
                     log.warning("shard %d could not confirm its IDENTIFY: %s", shard, why)
                     return False
 
@@ -219,8 +220,8 @@ class GatewayQueue:
     def _connection(self) -> httpx.AsyncClient:
         """A connection for one shard, which closes it.
 
-        A pool for all would keep those open whose shard was cancelled while it connected, and
-        for each request looks at all the others (httpcore 1.0).
+        A shared pool would keep connections open whose shard was cancelled while connecting,
+        and visits all connections for each request (faults of httpcore 1.0).
         """
         return httpx.AsyncClient(
             base_url=self._address,
@@ -235,7 +236,7 @@ class GatewayQueue:
 async def _send(
     connection: httpx.AsyncClient, method: str, path: str, asked: dict[str, Any]
 ) -> _Answer:
-    """The server's answer, if it is a good one; raises RefusedError, _NoAnswerError."""
+    """Send a request; returns the server's answer. Raises RefusedError, _NoAnswerError."""
     try:
         async with connection.stream(method, path, params=asked) as response:
             said = _json(await _body(response))
@@ -244,7 +245,7 @@ async def _send(
     status = response.status_code
     if response.is_success:
         return _Answer(status, _number(response), said)
-    # A proxy has errors of its own, which pass; but not these.
+    # A proxy's own errors are temporary, but these are not.
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
     ours = kind == "application/problem+json"
     if status in {401, 403} or (ours and status in {400, 404}):
@@ -261,7 +262,7 @@ async def _body(response: httpx.Response) -> bytes:
             if len(body) > LONGEST_BODY:
                 reading.cancel()
     if reading.cancel_called:
-        raise _NoAnswerError("an answer that is too long, or does not end")
+        raise _NoAnswerError("an answer that is too long, or never ends")
     return body
 
 
@@ -278,7 +279,7 @@ def _number(response: httpx.Response) -> int | None:
 
 
 def _outcome(answer: _Answer, shard: int) -> Grant | Standing:
-    """The shard's turn, or how it stands. Raises _NoAnswerError if neither is said."""
+    """The shard's grant, or its standing. Raises _NoAnswerError if the answer has neither."""
     match answer:
         case _Answer(200, number, said) if said == PERMISSION:
             return Grant(shard, number)
@@ -292,7 +293,7 @@ def _outcome(answer: _Answer, shard: int) -> Grant | Standing:
             },
         ) if expected_in is None or 0 <= expected_in < math.inf:
             return Standing(position, expected_in, reason)
-    raise _NoAnswerError(f"{answer.status}, but not with the queue's words")
+    raise _NoAnswerError(f"{answer.status}, but not the queue's own answer")
 
 
 def _hold() -> float:
@@ -300,7 +301,7 @@ def _hold() -> float:
 
 
 def _pauses() -> Iterator[float]:
-    """Seconds to pause after each failure: not all shards at the same moment."""
+    """Seconds to pause after each failure, random so that shards do not retry in step."""
     longest = FIRST_PAUSE
     while True:
         yield random.uniform(longest / 2, longest)  # noqa: S311 - no secret
@@ -308,30 +309,30 @@ def _pauses() -> Iterator[float]:
 
 
 def _address(url: str) -> httpx.URL:
-    """Raises ValueError without the URL in it, which may have a password."""
+    """Parse the address. The ValueError does not show it, because it may contain a password."""
     try:
         address = httpx.URL(url)
         address.host.encode("idna")
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ValueError(f"the queue's address is no URL: {error}") from None
+        raise ValueError(f"the queue's address is not a URL: {error}") from None
     more_than_an_address = address.userinfo or address.query or address.fragment
     if address.scheme not in {"http", "https"} or not address.host or more_than_an_address:
         raise ValueError(
             "the queue's address must be an http or https URL without user, password or query,"
-            " as http://127.0.0.1:8000"
+            " such as http://127.0.0.1:8000"
         )
     if address.port is not None and not 0 < address.port < 65_536:
-        raise ValueError(f"the queue's address has a port that there is not: {address.port}")
+        raise ValueError(f"the queue's address has an invalid port: {address.port}")
     return address
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:
-    """Raises ValueError without the key in it, which the HTTP library's own errors would have."""
+    """The header with the key. The ValueError does not show it, as the HTTP library's would."""
     if api_key is None:
         return {}
     if not (api_key and api_key.isascii() and api_key.isprintable()) or " " in api_key:
         raise ValueError(
-            "the API key must be of visible ASCII characters; is a newline at its end?"
+            "the API key must consist of visible ASCII characters; does it end with a newline?"
         )
     return {"Authorization": f"Bearer {api_key}"}
 
@@ -340,5 +341,5 @@ def _keep_alive() -> list[tuple[int, int, int]]:
     return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
         (socket.IPPROTO_TCP, getattr(socket, name), value)
         for name, value in KEEP_ALIVE.items()
-        if hasattr(socket, name)  # which of them there are depends on the system
+        if hasattr(socket, name)  # not every system has all of them
     ]
