@@ -219,10 +219,10 @@ async def test_an_operator_pauses_and_resumes() -> None:
         headline(page, re.compile("Everyone is in by"))
         page.get_by_role("button", name="Pause").click()
         dialog = page.get_by_role("dialog", name="Pause")
-        dialog.get_by_label("Why").fill(why)
+        dialog.get_by_label("Reason").fill(why)
         dialog.get_by_label("For", exact=True).select_option("an hour")
         is_accessible(page)
-        dialog.get_by_label("Why").press("Enter")
+        dialog.get_by_label("Reason").press("Enter")
 
     def has_no_key(page: Page) -> None:
         dialog = page.get_by_role("dialog", name="Operator key")
@@ -249,7 +249,7 @@ async def test_an_operator_pauses_and_resumes() -> None:
         expect(banner).to_contain_text(f": {why}. Until ")
         expect(page).to_have_title("Paused, 295 wait \u2013 Gateway Queue")
         events = page.get_by_role("region", name="What happened")
-        expect(events).to_contain_text(f"An operator paused everything: {why}")
+        expect(events).to_contain_text(f"An operator paused all grants: {why}")
         assert page.evaluate("localStorage.length + sessionStorage.length") == 0
 
     def resumes(page: Page) -> None:
@@ -330,7 +330,7 @@ async def test_an_operator_slows_down_and_has_the_limits_read() -> None:
 
     def goes_back(page: Page) -> None:
         page.get_by_role("button", name="Pace").click()
-        page.get_by_role("button", name="As configured").click()
+        page.get_by_role("button", name="Use the configured interval").click()
         pace = page.get_by_role("region", name="Pace")
         expect(pace).to_contain_text("one shard every 60 s in each")
         expect(pace).not_to_contain_text("instead of")
@@ -338,7 +338,7 @@ async def test_an_operator_slows_down_and_has_the_limits_read() -> None:
     def reads(page: Page) -> None:
         page.get_by_role("button", name="Read limits").click()
         starts = page.get_by_role("region", name="Session starts")
-        expect(starts).to_contain_text("Discord is being asked.")
+        expect(starts).to_contain_text("Asking Discord.")
         page.get_by_role("button", name="Read limits").click()
         expect(starts).to_contain_text("Not done: the limits were read on demand just now")
 

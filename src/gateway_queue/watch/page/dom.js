@@ -1,5 +1,5 @@
-// Small ways to change the page. What stays the same is not touched, so that a reader's
-// selection, focus and screen reader stay where they are.
+// Small helpers that change the page. They do not touch what stays the same, so that selection,
+// focus and screen readers stay where they are.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -24,7 +24,7 @@ export function shape(tag, attributes) {
   return made;
 }
 
-// As many children as there are items, each filled with its own.
+// Give a parent one child for each item, filled with that item.
 export function list(parent, items, make, fill) {
   while (parent.children.length > items.length) parent.lastElementChild.remove();
   while (parent.children.length < items.length) parent.append(make());

@@ -1,12 +1,12 @@
-// Follows the server's feed, and finds it again when it is lost. By fetch, as EventSource cannot
-// send a key. A hidden tab holds no connection: browsers have six for each server.
+// Follows the server's feed, and reconnects when it is lost. Uses fetch, because EventSource
+// cannot send a key. A hidden tab has no connection: browsers allow six for each server.
 
 import { askForKey, authorization } from "./key.js";
 
-const SILENCE = 10_000; // milliseconds without a word, after which the connection is given up
-const PAUSES = [500, 1000, 2000, 5000]; // before each new try
+const SILENCE = 10_000; // milliseconds without a message before the connection is given up
+const PAUSES = [500, 1000, 2000, 5000]; // milliseconds before each attempt
 
-// Calls `told` with each message, and `lost` with the reason each time the feed is lost.
+// Calls `told` with each message, and `lost` with the reason whenever the feed is lost.
 export async function follow(url, { told, lost }) {
   let failures = 0;
   for (;;) {
@@ -66,7 +66,7 @@ function visible() {
 }
 
 // https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation,
-// as far as our server uses it: an event has a name and one line of data.
+// reduced to what our server uses: an event has a name and one line of data.
 async function* messages(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let received = "";

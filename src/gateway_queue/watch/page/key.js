@@ -1,30 +1,30 @@
-// The keys that this tab was given. They are kept here, so until it is closed, and nowhere else.
+// The keys that were entered in this tab. They are kept only here, until the tab is closed.
 
 import { byId, say } from "./dom.js";
 
 const keys = { api: null, operator: null };
 
-// The headers of a request to the server, for which one of the two is wanted.
+// The headers of a request to the server that needs one of the two keys.
 export const authorization = (kind = "api") =>
   (keys[kind] === null ? {} : { Authorization: `Bearer ${keys[kind]}` });
 
 export const hasOperatorKey = () => keys.operator !== null;
 
-// Ask for the API key until there is one to try: there is nothing to be seen without.
+// Ask for the API key until there is one to try; there is nothing to see without it.
 export async function askForKey() {
   say(byId("live"), "Locked");
   const why = keys.api === null
-    ? "This server shows its figures only to those who have its API key."
+    ? "You need this server's API key to see its figures."
     : "This is not the key that the server expects.";
   while (!(await ask("api", "API key", why, "Watch"))) continue;
 }
 
-// Ask for the operator key. Resolves with false if there will be none.
+// Ask for the operator key. Resolves with false if the user cancels.
 export function askForOperatorKey() {
   const why = keys.operator === null
-    ? "Only those who have the operator key may steer the queue."
+    ? "You need the operator key to steer the queue."
     : "This is not the operator key that the server expects.";
-  return ask("operator", "Operator key", why, "Go on");
+  return ask("operator", "Operator key", why, "Continue");
 }
 
 function ask(kind, name, why, action) {

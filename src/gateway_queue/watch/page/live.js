@@ -1,17 +1,17 @@
-// Whether the figures are of now. A page that is lost says so, and keeps what it knows.
+// Whether the figures are current. Without a connection the page says so, and keeps the last ones.
 
 import { byId, mark, say } from "./dom.js";
 import { length } from "./words.js";
 
 const SECOND = 1000;
-const OLD = 3 * SECOND; // figures older than that are said to be
+const OLD = 3 * SECOND; // older figures are marked as old
 
 export class Live {
   // Calls `aged` now and then while the figures are old.
   constructor(aged) {
     this.aged = aged;
     this.toldAt = null; // when the last message came
-    this.trouble = null; // why there are none
+    this.trouble = null; // why none come
     setInterval(() => this.#show(), SECOND);
   }
 

@@ -1,4 +1,4 @@
-// The page: what the feed tells goes into the picture, and from there to what is seen.
+// The page: applies the feed's messages to the picture, and shows the picture.
 
 import { drawBurnDown } from "./charts.js";
 import { byId, element, list, mark, say } from "./dom.js";
@@ -17,11 +17,11 @@ import { partOf, showBar, showTiles } from "./tiles.js";
 import { verdict } from "./verdict.js";
 import { length, many, number, zone } from "./words.js";
 
-const HERE = new URL("..", import.meta.url); // where the bot's other pages are
+const HERE = new URL("..", import.meta.url); // the base of the bot's pages
 const FEED = new URL("dashboard/feed", HERE);
 const SHARDS = new URL("status/shards/", HERE);
 
-// Which of several bots this is about, if there are several.
+// The bot that this page is about, if there are several.
 const BOT = HERE.pathname.match(/\/bots\/([^/]+)\/$/)?.[1];
 const NAME = BOT ? `${BOT} \u2013 Gateway Queue` : "Gateway Queue";
 
@@ -106,8 +106,8 @@ function choose(shard) {
   readShard();
 }
 
-// The feed has only the state of each shard. Its details are asked for at each message, for the
-// one that this viewer has chosen.
+// The feed only has the state of each shard. With each message, the details of the shard that
+// this viewer has chosen are fetched.
 let isReading = false;
 
 async function readShard() {
@@ -125,7 +125,7 @@ async function readShard() {
     const details = answer.ok ? await answer.json() : null;
     if (shard === chosenShard) show(shard, details);
   } catch {
-    // The feed is lost as well, and says so.
+    // The feed is lost too, and reports it.
   } finally {
     isReading = false;
   }

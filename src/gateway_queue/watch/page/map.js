@@ -1,18 +1,18 @@
-// The map of all shards: a row for each bucket with its shards from left to right, so that a
-// launch is a front that moves. Where buckets are many or the screen is narrow, a column each.
+// The map of all shards: a row for each bucket, with its shards from left to right, so that a
+// launch is a moving front. With many buckets, or on a narrow screen, a column for each.
 
 import { mark, say } from "./dom.js";
 import { STATES } from "./picture.js";
 import { number } from "./words.js";
 
-const GUTTER = 34; // for the numbers of rows
-const HEAD = 16; // for those of columns
+const GUTTER = 34; // for the row numbers
+const HEAD = 16; // for the column numbers
 const NARROW = 480;
 const MANY_BUCKETS = 32;
 const SMALLEST = 7; // pixels of a cell
 const WIDEST = 14;
 const HIGH = 11;
-const LOW = 8; // where there are many lines
+const LOW = 8; // with many lines
 const MANY_LINES = 40;
 
 // Where each shard is, and which shard is where.
@@ -68,7 +68,7 @@ class Layout {
 }
 
 export class ShardMap {
-  // Calls `chosen` with a shard's number when somebody chooses it.
+  // Calls `chosen` with the number of a shard when the user chooses it.
   constructor(canvas, help, chosen) {
     this.canvas = canvas;
     this.help = help;
@@ -76,8 +76,8 @@ export class ShardMap {
     this.context = canvas.getContext("2d");
     this.picture = null;
     this.layout = null;
-    this.cursor = null; // where the arrow keys are
-    this.shown = null; // whose details are shown
+    this.cursor = null; // the shard under the arrow keys' cursor
+    this.shown = null; // the shard whose details are shown
     canvas.addEventListener("click", (event) => this.#click(event));
     canvas.addEventListener("keydown", (event) => this.#key(event));
     canvas.addEventListener("focus", () => this.#moveTo(this.cursor ?? 0));
@@ -88,7 +88,7 @@ export class ShardMap {
     }
   }
 
-  // Draw these shards, which have changed; all if null.
+  // Redraw the changed shards, or all if `changed` is null.
   update(picture, changed) {
     const isOther = this.buckets !== picture.summary.buckets.length ||
       this.keys !== picture.summary.limits.max_concurrency;
@@ -216,7 +216,7 @@ export class ShardMap {
   }
 }
 
-// Each state by a shape and a colour of its own.
+// Each state has its own shape and colour.
 function drawState(context, letter, x, y, wide, high, colours) {
   const fill = { i: colours.in, j: colours.just, c: colours.loop, x: colours.bad }[letter];
   const [middle, centre] = [x + wide / 2, y + high / 2];

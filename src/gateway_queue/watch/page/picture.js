@@ -1,6 +1,6 @@
-// What the feed has told so far: the server's figures and the state of each shard. Pure.
+// The state reported by the feed so far: the server's figures, and each shard's state. Pure.
 
-// The letters of the feed in the order of a shard's way, and what they are called.
+// The feed's letters, in the order of a shard's life, and their names.
 export const STATES = new Map([
   ["i", "Let in"],
   ["j", "Just let in"],
@@ -18,12 +18,12 @@ const MOST_EVENTS = 100;
 export class Picture {
   summary = null;
   shards = [];
-  samples = []; // of the last hour: how many waited, and how many were let in
+  samples = []; // for the last hour: how many waited, and how many were let in
   every = 10; // seconds between two of them
   sampledAt = 0; // when the last one was taken, in milliseconds
   events = []; // the latest first, each with `at` in milliseconds
 
-  // Take a message. Returns the shards that changed, null if all did.
+  // Apply a message. Returns the shards that changed, or null if all did.
   take({ name, data }, now) {
     this.summary = data.summary;
     if (name === "whole") {

@@ -1,4 +1,4 @@
-// The details of one shard, which the server is asked for.
+// The details of one shard, fetched from the server.
 
 import { byId, element, list, say } from "./dom.js";
 import { clock, length, number } from "./words.js";

@@ -1,12 +1,12 @@
-// What an operator may do: pause, resume, slow down, and what concerns one shard. There are
-// buttons for it only where the server has an operator key.
+// What an operator may do: pause, resume, slow down, and actions on one shard. The buttons are
+// only shown if the server has an operator key.
 
 import { byId, mark, say } from "./dom.js";
 import { askForOperatorKey, authorization, hasOperatorKey } from "./key.js";
 
-let operator = null; // where actions are sent
+let operator = null; // the URL that actions are sent to
 let isPaused = false;
-let shown = { shard: null, details: null }; // whose buttons there are
+let shown = { shard: null, details: null }; // the shard whose buttons are shown
 
 export function prepareSteering(pages) {
   operator = new URL("operator/", pages);
@@ -19,7 +19,7 @@ export function prepareSteering(pages) {
   byId("pace-button").addEventListener("click", () => open("pace"));
   byId("read-limits").addEventListener("click", async () => {
     const was = await act("POST", "limits/read", null, byId("read-limits-said"));
-    if (was) say(byId("read-limits-said"), "Discord is being asked.");
+    if (was) say(byId("read-limits-said"), "Asking Discord.");
   });
   prepare("pause", () => ["PUT", "pause", { reason: byId("pause-reason").value, ...period("pause") }]);
   prepare("pace", () => ["PUT", "interval", { seconds: Number(byId("pace-seconds").value), ...period("pace") }]);
@@ -48,8 +48,8 @@ export function showSteering({ operator: may, paused, pace, limits }) {
   const { configured = pace.interval, interval } = pace;
   mark(byId("pace-seconds"), "min", configured);
   byId("pace-back").hidden = interval === configured;
-  say(byId("pace-now"), `As configured, each bucket lets in a shard every ${configured} s.` +
-    (interval === configured ? "" : ` Now it is one every ${interval} s.`));
+  say(byId("pace-now"), `The configured interval is ${configured} s for each bucket.` +
+    (interval === configured ? "" : ` It is ${interval} s now.`));
 }
 
 // The buttons for the shard whose details are shown.
@@ -67,7 +67,7 @@ function open(name) {
   byId(`${name}-dialog`).showModal();
 }
 
-// Have a dialog send what it was given, and close when that is done.
+// Make a dialog send its input, and close when that is done.
 function prepare(name, order) {
   const dialog = byId(`${name}-dialog`);
   byId(`${name}-form`).addEventListener("submit", async (event) => {

@@ -1,4 +1,4 @@
-// The title and the icon of the tab, so that it says the state from among others.
+// The title and the icon of the tab, so that the state is visible among other tabs.
 
 import { byId, mark } from "./dom.js";
 import { length, number } from "./words.js";
@@ -12,7 +12,7 @@ const ICONS = {
   old: ["#5b6675", "M8 4v5M8 11.2v.6"],
 };
 
-// `name` is whose page it is.
+// `name` is the name of the page.
 export function showTab(state, waiting, within, name) {
   const wait = waiting ? `${number(waiting)} wait` : "nobody waits";
   const words = {

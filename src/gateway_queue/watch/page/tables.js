@@ -1,4 +1,4 @@
-// The buckets as a table, which is the map for screen readers, and what happened.
+// The table of buckets, which replaces the map for screen readers, and the list of events.
 
 import { byId, element, list, mark, say } from "./dom.js";
 import { clock, length, number } from "./words.js";
@@ -34,7 +34,7 @@ function bucketRow() {
   return row;
 }
 
-// Which bucket keeps all others waiting.
+// The bucket that finishes last.
 function last(buckets) {
   const busy = buckets.map(([waiting, , , allInIn], bucket) => [allInIn, bucket, waiting])
     .filter(([allInIn, , waiting]) => waiting && allInIn !== null);

@@ -1,4 +1,4 @@
-// Numbers, lengths and times as people read them. Pure.
+// Numbers, durations and times for people. Pure.
 
 const LANGUAGE = "en-GB";
 
@@ -9,7 +9,7 @@ export const many = (value, noun) => `${number(value)} ${noun}${value === 1 ? ""
 // A verb that agrees: 1 shard waits, 2 shards wait.
 export const agree = (value, verb) => (value === 1 ? `${verb}s` : verb);
 
-// A length of time, as short as it can be read at a glance.
+// A duration that can be read at a glance.
 export function length(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   const [days, hours] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24];
@@ -19,7 +19,7 @@ export function length(seconds) {
   return minutes ? `${minutes} min ${rest} s` : `${rest} s`;
 }
 
-// The time of day so many seconds from now, with the day where it is not today.
+// The time of day this many seconds from now, with the day if it is not today.
 export function clock(seconds, now, { precise = false } = {}) {
   const at = new Date(now + seconds * 1000);
   const time = { hour: "2-digit", minute: "2-digit", ...(precise && { second: "2-digit" }) };
