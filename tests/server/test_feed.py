@@ -177,7 +177,7 @@ async def test_what_an_operator_orders_is_told(operator_key: str | None) -> None
     assert whole["summary"]["operator"] == (operator_key is not None)
     assert whole["summary"]["obstacle"] == "paused"
     assert whole["summary"]["paused"]["reason"] == "deployment"
-    assert whole["events"][0]["text"] == "An operator paused everything: deployment"
+    assert whole["events"][0]["text"] == "An operator paused all grants: deployment"
     assert change["summary"]["paused"] is None
     assert change["events"][0]["text"] == "An operator ended the pause"
 

@@ -1,1 +1,1 @@
-"""What can be seen of the queue: log lines, metrics and pages made of what it reports."""
+"""Makes the queue visible: turns its events and its state into log lines, metrics and pages."""

@@ -1,8 +1,8 @@
-"""The live feed of the operator's page: one picture a second, made once for all who look.
+"""The live feed of the operator's page: one picture a second, made once for all viewers.
 
-While nobody looks nothing is made but a sample of the history now and then. Messages are
-server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): the whole
-picture first, and to whoever missed one; then what has changed.
+While nobody watches, only a sample for the history is taken now and then. Messages are
+server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): first, and
+for viewers that missed one, the whole picture; after that, what has changed.
 """
 
 import json
@@ -24,35 +24,35 @@ log = structlog.get_logger()
 
 TICK = 1.0
 
-# More would be a flood, or tabs that were forgotten.
+# More would be a flood, or forgotten tabs.
 MOST_VIEWERS = 32
 
-# The history goes back an hour: seconds between two samples, and how many there are.
+# The history goes back an hour: seconds between samples, and their number.
 SAMPLE = 10.0
 SAMPLES = 360
 
-# Viewers told in one go: what they send takes its time, and a grant may be due.
+# Viewers served in one go: sending takes time, and a grant may be due.
 PORTION = 4
 
-# After a failure, which then is likely to come again.
+# Seconds to pause after a failure, which is likely to recur.
 PAUSE = 5.0
 
 
 class FullError(Exception):
-    """As many look as there may."""
+    """The maximum number of viewers is watching."""
 
 
 class Viewer:
-    """Somebody who looks. One that takes no messages costs nothing: none is kept for it."""
+    """One viewer. Messages are not queued, so a viewer that takes none costs nothing."""
 
     def __init__(self, feed: "Feed") -> None:
         self._feed = feed
-        self._seen = -1  # the number of the last picture it has
+        self._seen = -1  # the number of the last picture it got
         self._is_over = False
         self._news = trio.Event()
 
     async def next(self) -> bytes | None:
-        """The next message once there is one; None at the end of the feed."""
+        """Wait for the next message; None at the end of the feed."""
         await self._news.wait()
         if self._is_over:
             return None
@@ -62,11 +62,11 @@ class Viewer:
         return message
 
     def tell(self) -> None:
-        """There is a picture to be seen."""
+        """Wake the viewer, because there is a new picture."""
         self._news.set()
 
     def end(self) -> None:
-        """There will be no more."""
+        """End the feed for this viewer."""
         self._is_over = True
         self._news.set()
 
@@ -76,14 +76,14 @@ class Viewer:
 
 
 class Glance:
-    """Somebody who looks at all bots: once a second the overview, which all readers share."""
+    """A viewer of all bots, which gets the shared overview once a second."""
 
     def __init__(self, feed: "BotsFeed") -> None:
         self._feed = feed
         self._next_at = trio.current_time()
 
     async def next(self) -> bytes:
-        """The next message, when it is due."""
+        """Wait until the next message is due, and return it."""
         await trio.sleep_until(self._next_at)
         self._next_at = trio.current_time() + TICK
         return b"event: bots\ndata: %b\n\n" % await self._feed.overview.body()
@@ -94,7 +94,7 @@ class Glance:
 
 
 class BotsFeed:
-    """What those see who look at all bots. The overview is made while somebody looks."""
+    """The feed about all bots. The overview is only made while somebody watches."""
 
     def __init__(self, overview: Page) -> None:
         self.overview = overview
@@ -110,7 +110,7 @@ class BotsFeed:
 
 
 class Feed:
-    """What all viewers of a queue see."""
+    """The feed about one queue, for all its viewers."""
 
     def __init__(
         self, queue: Queue, metrics: BotMetrics, can_be_steered: Callable[[], bool]
@@ -124,9 +124,9 @@ class Feed:
         self._made_at = -TICK
         self._picture = Picture(b"", 0)
         self._summary: dict[str, Any] = {}
-        self._told = 0  # the number of the last event that is in a picture
-        self._change: bytes | None = None  # from the picture before; None where all is new
-        self._whole: bytes | None = None  # made for the first who wants it
+        self._told = 0  # the number of the last event included in a picture
+        self._change: bytes | None = None  # since the last picture; None: all is new
+        self._whole: bytes | None = None  # made on demand
         self._sampled_at = trio.current_time()
         self._samples: deque[tuple[int, int]] = deque(maxlen=SAMPLES)  # waiting; granted since
 
@@ -142,7 +142,7 @@ class Feed:
         return viewer
 
     async def run(self) -> None:
-        """Make pictures while somebody looks, for ever. A failure ends the viewers only."""
+        """Make pictures while somebody watches. Never returns; a failure only ends the viewers."""
         try:
             while True:
                 try:
@@ -156,7 +156,7 @@ class Feed:
             self._end_viewers()
 
     def message_after(self, seen: int) -> bytes:
-        """What leads from the picture with this number to the latest."""
+        """The message that updates the picture with this number to the latest one."""
         if seen == self.number - 1 and self._change is not None:
             return self._change
         if self._whole is None:
@@ -187,7 +187,7 @@ class Feed:
             "viewers": len(self.viewers),
         }
         await trio.lowlevel.checkpoint()
-        # From here on in one step, so that what is new is new to all.
+        # From here on without a checkpoint, so that all viewers get the same changes.
         samples, last = self._take_samples(), self._metrics.happenings.number
         change = {
             "summary": summary,
@@ -232,7 +232,7 @@ class Feed:
             viewer.end()
 
     def _take_samples(self) -> list[tuple[int, int]]:
-        """Take the sample that is due, or several if the process stood still; returns them."""
+        """Take the samples that are due (several if the process was stopped); returns them."""
         taken = []
         while trio.current_time() >= self._sampled_at + SAMPLE:
             granted = self._granted_since(self._sampled_at)
@@ -246,7 +246,7 @@ class Feed:
         return sum(1 for _ in self._queue.starts.last_day.since(instant))
 
     def _in_words(self, after: int, last: int) -> list[dict[str, Any]]:
-        """What happened after the event with the one number up to that with the other."""
+        """The events after number ``after``, up to number ``last``, in words."""
         now = trio.current_time()
         found = []
         for happening in self._metrics.happenings.between(after, last):

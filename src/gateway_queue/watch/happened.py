@@ -1,4 +1,4 @@
-"""What happened lately, in plain words, for people who look at it."""
+"""Recent events in plain words, for the people who watch the page."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from gateway_queue.queue.events import (
 )
 from gateway_queue.queue.rules.allowance import Usage
 
-# What is older than so many others nobody reads.
+# How many of the latest events are kept; nobody reads further back.
 REMEMBERED = 100
 
 NEWS = (
@@ -58,7 +58,7 @@ Level = Literal["info", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """An event and when it was, in seconds of trio's clock; ``number`` counts them."""
+    """An event and its time (seconds on the trio clock); ``number`` counts the events."""
 
     number: int
     at: float
@@ -66,30 +66,30 @@ class Happening:
 
 
 class Happenings:
-    """The latest events that people want to know of."""
+    """The latest events that people want to know about."""
 
     def __init__(self) -> None:
         self._latest: deque[Happening] = deque(maxlen=REMEMBERED)
         self.number = 0
 
     def note(self, event: Event) -> None:
-        """Remember an event. It runs within the step of a grant, so it does no more than that."""
+        """Remember an event. Runs within the step of a grant, so it does nothing else."""
         if isinstance(event, NEWS):
             self.number += 1
             self._latest.append(Happening(self.number, trio.current_time(), event))
 
     def between(self, number: int, last: int) -> list[Happening]:
-        """Those after the one with this number, up to the last, the latest first."""
+        """The events after this number, up to ``last``, latest first."""
         return [found for found in reversed(self._latest) if number < found.number <= last]
 
 
 def in_words(event: Event) -> tuple[Level, str]:  # noqa: C901, PLR0911 - one branch per kind of event
-    """How bad an event is, and what it says to a person."""
+    """The severity of an event, and a sentence about it."""
     match event:
         case LimitsRead(total, remaining):
             return "info", f"Discord's limits were read: {remaining:,} of {total:,} starts are left"
         case BucketsChanged(_, buckets, before):
-            return "info", f"Discord changed the buckets: {before} to {buckets}"
+            return "info", f"Discord changed the number of buckets from {before} to {buckets}"
         case InvalidSession(shard, bucket):
             return "warning", f"Shard {shard} got an op 9 (bucket {bucket})"
         case CrashLooping(None, level):
@@ -101,37 +101,40 @@ def in_words(event: Event) -> tuple[Level, str]:  # noqa: C901, PLR0911 - one br
         case ShardMissing():
             return "warning", "A request named no shard, so it waits in bucket 0"
         case UsageRose(Usage.RESERVE_REACHED):
-            return "error", "The reserve is reached: nothing more is granted until the reset"
+            return "error", "The reserve is reached: nothing is granted until the reset"
         case UsageRose(_, remaining):
-            return "warning", f"Half of the session starts are used, {remaining:,} are left"
+            return "warning", f"Half of the session starts are used; {remaining:,} are left"
         case JournalFailed(error):
             return "error", f"Grants cannot be recorded: {error}"
         case JournalLost(error):
-            return "error", f"The journal is lost, restart the server: {error}"
+            return "error", f"The journal is lost; restart the server: {error}"
         case JournalRecovered():
             return "info", "Grants can be recorded again"
     return _order_in_words(event)
 
 
 def _order_in_words(event: Event) -> tuple[Level, str]:  # noqa: PLR0911
-    """The same for what an operator did."""
+    """The same for an operator's actions."""
     match event:
         case Paused(reason):
-            return "warning", f"An operator paused everything{reason and ': '}{reason}"
+            return "warning", f"An operator paused all grants{reason and ': '}{reason}"
         case Resumed(by_itself):
             return "info", "The pause is over" if by_itself else "An operator ended the pause"
         case IntervalChanged(interval, configured) if interval == configured:
-            return "info", f"The interval is the configured one again, {configured:g} s"
+            return "info", f"The configured interval of {configured:g} s applies again"
         case IntervalChanged(interval, configured):
-            return "warning", f"An operator slowed it down: {interval:g} s, not {configured:g} s"
+            return (
+                "warning",
+                f"An operator slowed grants down: {interval:g} s, not {configured:g} s",
+            )
         case PutFirst(shard, bucket):
-            return "info", f"An operator let shard {shard} go first (bucket {bucket})"
+            return "info", f"An operator put shard {shard} first (bucket {bucket})"
         case TakenBack(shard, bucket):
-            return "info", f"An operator gave shard {shard} its old place (bucket {bucket})"
+            return "info", f"An operator moved shard {shard} back to its place (bucket {bucket})"
         case Dropped(shard):
             return "warning", f"An operator dropped shard {shard}"
         case Forgiven(shard, level):
-            return "info", f"An operator forgave shard {shard} its crash loop (level {level})"
+            return "info", f"An operator reset the crash loop of shard {shard} (level {level})"
         case ReadingOrdered():
-            return "info", "An operator had Discord asked for the limits"
+            return "info", "An operator had the limits read from Discord"
     raise ValueError(event)

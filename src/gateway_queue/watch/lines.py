@@ -1,4 +1,4 @@
-"""The log lines that the queue's events become."""
+"""Turns the queue's events into log lines."""
 
 import structlog
 
@@ -33,13 +33,13 @@ from gateway_queue.queue.rules.allowance import Usage
 Log = structlog.typing.FilteringBoundLogger
 
 IGNORED = {
-    "outdated": "it was about an earlier grant of the shard",
-    "late": "its grant is more than a minute old; confirm once, when the identify is sent",
+    "outdated": "it was about an earlier grant of this shard",
+    "late": "the grant is more than a minute old; confirm once, when the identify is sent",
 }
 
 
 def write(event: Event, log: Log) -> None:  # noqa: C901, PLR0912 - one branch per kind of event
-    """Log an event, if it is one that operators care about."""
+    """Log an event, unless operators do not care about it."""
     match event:
         case Queued(shard, bucket, position, returns):
             log.debug(
@@ -63,8 +63,8 @@ def write(event: Event, log: Log) -> None:  # noqa: C901, PLR0912 - one branch p
         case ShardMissing():
             log.warning(
                 "shard_missing",
-                hint="a request named no shard, so it waits in bucket 0; with several buckets"
-                " that is not exact. Ask with /?shard=N",
+                hint="a request named no shard, so it waits in bucket 0, which may be the wrong"
+                " one of several. Ask with /?shard=N",
             )
         case InvalidSession(shard, bucket):
             log.warning("invalid_session_reported", shard=shard, bucket=bucket)
@@ -77,8 +77,8 @@ def write(event: Event, log: Log) -> None:  # noqa: C901, PLR0912 - one branch p
                 shard=shard,
                 granted=granted,
                 waiting=waiting,
-                hint="two clients ask for this shard, and each identify ends the other's session;"
-                " is the bot started twice, or does each process run all shards?",
+                hint="two clients are asking for this shard, and each identify ends the other's"
+                " session; is the bot running twice, or does each process run all shards?",
             )
         case CrashLooping(shard, level, next_grant_in):
             log.warning("crash_loop", shard=shard, level=level, next_grant_in=round(next_grant_in))
@@ -115,7 +115,7 @@ def write(event: Event, log: Log) -> None:  # noqa: C901, PLR0912 - one branch p
 
 
 def _write_order(event: Event, log: Log) -> None:
-    """Log what an operator did."""
+    """Log an operator's actions."""
     match event:
         case Paused(reason, ends_in, survives_restart):
             log.warning(

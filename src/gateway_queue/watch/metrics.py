@@ -1,4 +1,7 @@
-"""What is counted as it happens. Names follow https://prometheus.io/docs/practices/naming/."""
+"""The metrics that are counted as events happen.
+
+Names follow https://prometheus.io/docs/practices/naming/.
+"""
 
 from collections import deque
 
@@ -8,26 +11,26 @@ from prometheus_client import Counter, Histogram, disable_created_metrics
 from gateway_queue.queue.events import Event, Granted, InvalidSession, Left, LimitsUnread
 from gateway_queue.watch.happened import Happenings
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a third more lines, which nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # nobody reads them, and they add a third
 
-# From an idle bucket to a fleet of hundreds at one grant per 5.5 s.
+# Seconds, from an idle bucket to a fleet of hundreds of shards at one grant per 5.5 s.
 WAITS = (0.01, 0.1, 1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 LATENESSES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
-# How many reports of op 9s are remembered singly, for those who look at them.
+# How many reports of op 9s are kept one by one, for the pages.
 REPORTS = 1_000
 
 
 class _Histogram:
-    """A histogram for each bot, and one for all of them together, where there are many."""
+    """A histogram for each bot, and one for all of them together, used if there are many."""
 
     def __init__(self, name: str, documentation: str, buckets: tuple[float, ...]) -> None:
         self.of_each = Histogram(name, documentation, ["bot"], registry=None, buckets=buckets)
         self.of_all = Histogram(name, documentation, registry=None, buckets=buckets)
 
     def of(self, bot: str) -> tuple[Histogram, Histogram]:
-        """Where what happens to a bot is observed."""
+        """The histograms that observe this bot's events."""
         return self.of_each.labels(bot), self.of_all
 
 
@@ -51,7 +54,7 @@ class Metrics:
         )
         self.lateness = _Histogram(
             "gateway_queue_grant_lateness_seconds",
-            "From the instant at which a grant could be given until it was.",
+            "From the instant at which a grant was due until it was given.",
             LATENESSES,
         )
         self.refresh_failures = Counter(
@@ -68,11 +71,11 @@ class Metrics:
         )
 
     def of(self, bot: str) -> "BotMetrics":
-        """The part of the bot with this name, which begins at zero."""
+        """The metrics of the bot with this name, starting at zero."""
         return BotMetrics(self, bot)
 
     def forget(self, bot: str) -> None:
-        """Drop the part of a bot that was removed."""
+        """Drop the metrics of a bot that was removed."""
         for family in (
             self.grants,
             self.abandoned,
@@ -95,12 +98,12 @@ class BotMetrics:
         self._invalid_sessions = metrics.invalid_sessions.labels(bot)
         self._wait = metrics.wait.of(bot)
         self._lateness = metrics.lateness.of(bot)
-        # When they were reported, and of which shards.
+        # (time of the report, shard)
         self.latest_invalid_sessions: deque[tuple[float, int]] = deque(maxlen=REPORTS)
         self.happenings = Happenings()
 
     def count(self, event: Event) -> None:
-        """Count what the queue reports."""
+        """Count an event of the queue."""
         self.happenings.note(event)
         match event:
             case Granted():

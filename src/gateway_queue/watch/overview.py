@@ -1,4 +1,4 @@
-"""What operators may see of several bots at a glance, as JSON."""
+"""An overview of several bots for operators, as JSON."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Guests(Protocol):
 
 
 class Bots(Protocol):
-    """All bots, as far as they can be seen from here."""
+    """All bots, as far as this module needs to know them."""
 
     @property
     def by_name(self) -> Mapping[str, Bot]: ...
@@ -37,7 +37,7 @@ class Bots(Protocol):
 
 
 async def page(bots: Bots) -> bytes:
-    """The body of ``/status`` where there are several bots, and what their page shows."""
+    """The body of ``/status`` if there are several bots, which is also what their page shows."""
     found = [await _bot(name, bot) for name, bot in sorted(bots.by_name.items())]
     return json.dumps(
         {

@@ -1,7 +1,7 @@
-"""The picture of a queue that people watch: its figures, and one letter for each shard.
+"""The picture of a queue for the operator's page: its figures, and one letter for each shard.
 
-It is made anew each time from what the queue knows, so that nothing has to be told of changes,
-and in slices, so that no grant waits for all of it.
+It is made from scratch each time, so that nothing needs to report changes, and in slices, so
+that no grant has to wait for all of it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,17 +25,17 @@ from gateway_queue.watch.status import (
 
 T = TypeVar("T")
 
-# What a shard is doing, each a letter.
+# What a shard is doing, as a letter.
 NOT_ASKED = b"."
 LET_IN, JUST_LET_IN, INVALID_SESSION, WAITING, NEXT, SLOWED_DOWN, AWAY = b"ijxwnca"
 
-# A shard was just let in for so many seconds: about two turns of its bucket.
+# A shard counts as just let in for this many seconds: about two turns of its bucket.
 JUST = 10.0
 
-# Shards with higher numbers are not in the picture. Twice as many as the largest bots have.
+# Shards with higher numbers are not shown. The largest bots have half as many.
 MOST_SHARDS = 20_000
 
-# Shards and buckets looked at in one go: at most a millisecond without a grant.
+# Shards and buckets processed in one go: delays grants by a millisecond at most.
 SLICE = 1_000
 BUCKETS_SLICE = 16
 
@@ -44,14 +44,14 @@ MINUTE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """``shards`` has a letter for each shard; ``beside``: those who wait and are not among them."""
+    """``shards``: a letter for each shard; ``beside``: how many wait that have no letter."""
 
     shards: bytes
     beside: int
 
 
 async def paint(queue: Queue, metrics: BotMetrics) -> Picture:
-    """The shards as they are now. What is painted later covers what was before."""
+    """Paint the shards as they are now. Later letters overwrite earlier ones."""
     letters = bytearray(NOT_ASKED) * MOST_SHARDS
     await _paint_granted(letters, queue)
     _paint_invalid_sessions(letters, queue, metrics)
@@ -73,7 +73,7 @@ async def _paint_granted(letters: bytearray, queue: Queue) -> None:
 
 
 def _paint_invalid_sessions(letters: bytearray, queue: Queue, metrics: BotMetrics) -> None:
-    """An op 9 is the last that is known of a shard, until it is granted again."""
+    """Paint op 9s: the last thing known about a shard, until it is granted again."""
     now = trio.current_time()
     for at, shard in metrics.latest_invalid_sessions:
         if at > now - NEWS and shard < MOST_SHARDS:
@@ -83,7 +83,7 @@ def _paint_invalid_sessions(letters: bytearray, queue: Queue, metrics: BotMetric
 
 
 async def _paint_lines(letters: bytearray, queue: Queue) -> int:
-    """Paint those who wait or are away; returns how many wait that have no letter."""
+    """Paint the shards that wait or are away; returns how many wait that have no letter."""
     now = trio.current_time()
     beside = looked_at = 0
     for bucket in queue.buckets:
@@ -107,7 +107,7 @@ async def _paint_lines(letters: bytearray, queue: Queue) -> int:
 
 
 async def summarize(queue: Queue, metrics: BotMetrics) -> dict[str, Any]:
-    """The figures; those that ``/status`` has too have the same names and meaning."""
+    """The figures; those that are also in ``/status`` have the same names and meanings."""
     starts, interval = queue.starts, queue.spacing.interval
     buckets: list[list[Any]] = []  # waiting, away, opens in, all in in
     others_in: list[float | None] = []
@@ -145,7 +145,7 @@ async def summarize(queue: Queue, metrics: BotMetrics) -> dict[str, Any]:
 
 
 def longest(lengths: Iterable[float | None]) -> float | None:
-    """The longest of all, None if one of them is not known."""
+    """The longest of all; None if any of them is unknown."""
     most = 0.0
     for length in lengths:
         if length is None:
@@ -155,7 +155,7 @@ def longest(lengths: Iterable[float | None]) -> float | None:
 
 
 def changes(before: bytes, after: bytes) -> dict[str, list[int]]:
-    """Which shards are to have which letter; nothing where the numbers of shards differ."""
+    """The shards that changed, by their new letter; empty if the number of shards changed."""
     if len(before) != len(after):
         return {}
     found: dict[str, list[int]] = {}
@@ -169,6 +169,6 @@ def changes(before: bytes, after: bytes) -> dict[str, list[int]]:
 
 
 def slices(items: Sequence[T], size: int = SLICE) -> Iterator[Sequence[T]]:
-    """So many at a time."""
+    """Split a sequence into slices of at most ``size``."""
     for first in range(0, len(items), size):
         yield items[first : first + size]

@@ -1,4 +1,4 @@
-"""The text of ``/metrics``: what was counted, and how things stand at this moment.
+"""The text of ``/metrics``: what was counted, and the current state as gauges.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -16,31 +16,31 @@ from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.allowance import ReadAllowance
 from gateway_queue.watch.metrics import Metrics
 
-# With more bots than these, histograms are of all of them together: each has 30 lines.
+# With more bots than this, there is one histogram for all, because each takes 30 lines.
 MOST_HISTOGRAMS = 20
 
-# Bots looked at, or lines written, in one go: a millisecond or two without a grant.
+# Bots processed, or lines written, in one go: delays grants by a millisecond or two.
 PORTION = 50
 LINES = 200
 
-# What they mean, and which labels they have beside the bot's.
+# The help text of each gauge, and its labels besides the bot.
 GAUGES = {
-    "waiting": ("Requests that wait, whose clients are here.", "bucket"),
+    "waiting": ("Requests waiting for a grant.", "bucket"),
     "away": ("Seats kept for clients that left.", "bucket"),
-    "slowed_shards": ("Shards that wait for their crash loop.",),
-    "paused": ("1 while an operator has paused everything.",),
+    "slowed_shards": ("Shards slowed down by a crash loop.",),
+    "paused": ("1 while an operator has paused all grants.",),
     "interval_seconds": ("Seconds between two grants of a bucket.",),
-    "ready": ("1 if limits are known and the journal can be written.",),
+    "ready": ("1 if the limits are known and the journal can be written.",),
     "session_start_limit": ("Session starts a day.",),
-    "session_starts_remaining": ("Session starts left, the reserve among them.",),
-    "session_starts_reserved": ("Session starts that are never granted.",),
-    "session_starts_reset_seconds": ("Seconds until session starts come back.",),
-    "limits_age_seconds": ("Seconds since Discord was asked for the limits that are in use.",),
+    "session_starts_remaining": ("Session starts left, including the reserve.",),
+    "session_starts_reserved": ("Session starts held in reserve, which are never granted.",),
+    "session_starts_reset_seconds": ("Seconds until session starts become available again.",),
+    "limits_age_seconds": ("Seconds since the limits in use were read from Discord.",),
 }
 
 
 class Seen(Protocol):
-    """A bot, as far as it can be seen from here."""
+    """A bot, as far as this module needs to know it."""
 
     @property
     def name(self) -> str: ...
@@ -54,7 +54,7 @@ async def page(
 ) -> bytes:
     """The body of ``/metrics`` for these bots, made in slices so that no grant waits for it.
 
-    ``unknown_bot_waiting``: how many requests wait for bots that are not here.
+    ``unknown_bot_waiting``: how many requests wait for unknown bots.
     """
     are_seen = {"", *(bot.name for bot in bots)}
     text = b""
@@ -117,24 +117,24 @@ async def _gauges(bots: Sequence[Seen], unknown_bot_waiting: int | None) -> list
         gauges.append(
             GaugeMetricFamily(
                 "gateway_queue_unknown_bot_waiting",
-                "Requests that wait for bots that are not here.",
+                "Requests waiting for unknown bots.",
                 value=unknown_bot_waiting,
             )
         )
     dropped = CounterMetricFamily(
         "gateway_queue_log_lines_dropped",
-        "Log lines that nobody read in time, or that could not be written.",
+        "Log lines dropped because nobody read them in time or they could not be written.",
         value=log.writer.dropped,
     )
     info = GaugeMetricFamily(
-        "gateway_queue_build_info", "Always 1; which build this is.", labels=["version"]
+        "gateway_queue_build_info", "Always 1; its label is the version.", labels=["version"]
     )
     info.add_metric([__version__], 1)
     return [*gauges, dropped, info]
 
 
 def _values(bot: Seen) -> Iterator[tuple[str, list[str], float]]:
-    """How a bot stands: names of GAUGES, the labels beside the bot's, and values."""
+    """A bot's gauges: names from GAUGES, labels besides the bot, and values."""
     now = trio.current_time()
     starts, allowance = bot.queue.starts, bot.queue.starts.allowance
     for bucket in bot.queue.buckets:

@@ -1,4 +1,4 @@
-"""What operators and sharders may see of the queue, as JSON."""
+"""The state of the queue for operators and sharders, as JSON."""
 
 import json
 import math
@@ -18,26 +18,26 @@ from gateway_queue.queue.standing import Standing, all_in_in, standing_of
 from gateway_queue.queue.turn import Turn
 from gateway_queue.watch.metrics import BotMetrics
 
-# A page is made at most once in so many seconds, whoever asks.
+# A page is made at most once in this many seconds, however many clients ask.
 GOOD_FOR = 1.0
 
-# Seats, buckets or shards looked at in one go: at most a few milliseconds without a grant.
+# Seats, buckets or shards processed in one go: delays grants by a few milliseconds at most.
 SLICE = 250
 
-# What nobody reads to the end is cut short.
+# Lists that nobody reads to the end are cut short.
 NEXT = 3  # of each line
 LONGEST_SLOWED = 10
 MOST_INVALID = 10
 
-# Reports of op 9s older than this, in seconds, are no news.
+# Reports of op 9s are shown for this many seconds.
 NEWS = 900.0
 
-# Nobody is recommended more shards than this.
+# More shards than Discord recommends to any bot.
 MOST_SHARDS = 100_000
 
 
 class Page:
-    """A page that all readers share: it is made once a second, for all who wait for it."""
+    """A page that is made at most once a second and shared by all readers."""
 
     def __init__(self, make: Callable[[], Awaitable[bytes]]) -> None:
         self._make = make
@@ -64,7 +64,7 @@ class Status:
         self.with_seats = Page(self._with_seats)
 
     def of_shard(self, shard: int) -> dict[str, Any] | None:
-        """All there is to know of one shard; None if nothing is."""
+        """Everything known about one shard; None if nothing is."""
         now = trio.current_time()
         queue, starts = self._queue, self._queue.starts
         place = queue.place_of(shard)
@@ -146,7 +146,7 @@ class Status:
         return found
 
     async def _not_asked(self) -> int | None:
-        """How many of the recommended shards neither wait nor were granted in 24 hours."""
+        """How many of the recommended shards neither wait nor had a turn in 24 hours."""
         queue = self._queue
         if queue.gateway is None or queue.gateway.shards > MOST_SHARDS:
             return None
@@ -160,7 +160,7 @@ class Status:
 
 
 def gateway_bot(queue: Queue) -> dict[str, Any] | None:
-    """Discord's answer to ``GET /gateway/bot`` with the numbers of this moment, if it was read.
+    """Discord's answer to ``GET /gateway/bot``, with current numbers; None before it was read.
 
     https://discord.com/developers/docs/events/gateway#get-gateway-bot
     """
@@ -181,7 +181,7 @@ def gateway_bot(queue: Queue) -> dict[str, Any] | None:
 
 
 def limits_of(queue: Queue, now: float) -> dict[str, Any]:
-    """The session start limit as it stands."""
+    """The current session start limit."""
     allowance, failure = queue.starts.allowance, queue.limits_failure
     age = None
     if isinstance(allowance, ReadAllowance) and allowance.known:
@@ -200,7 +200,7 @@ def limits_of(queue: Queue, now: float) -> dict[str, Any]:
 
 
 def paused(queue: Queue, now: float) -> dict[str, Any] | None:
-    """The operator's pause, None if there is none; ``ends_in`` is None where somebody decides."""
+    """The operator's pause; None if there is none. ``ends_in``: None if it is open-ended."""
     pause = queue.starts.orders.pause
     if pause is None:
         return None
@@ -213,7 +213,7 @@ def paused(queue: Queue, now: float) -> dict[str, Any] | None:
 
 
 def pace(queue: Queue, now: float) -> dict[str, Any]:
-    """The interval; ``ends_in``: when it is the configured one again, None if nobody knows."""
+    """The interval. ``ends_in``: seconds until it is the configured one again, if known."""
     slower = queue.starts.orders.slower
     return {
         "interval": queue.spacing.interval,
@@ -237,7 +237,7 @@ def _bucket(bucket: Bucket, queue: Queue) -> dict[str, Any]:
 
 
 def slowed_down(queue: Queue, now: float) -> dict[str, Any]:
-    """How many shards are in a crash loop, and those that have to wait longest."""
+    """How many shards are in a crash loop, and those with the longest wait."""
     restarting, last_day = queue.starts.restarting, queue.starts.last_day
     longest = []
     for shard in islice(restarting.longest(now), LONGEST_SLOWED):
@@ -254,7 +254,7 @@ def slowed_down(queue: Queue, now: float) -> dict[str, Any]:
 
 
 def invalid_sessions(metrics: BotMetrics, now: float) -> dict[str, Any]:
-    """The latest reports of op 9s, and the shards with most of them."""
+    """The latest reports of op 9s, and the shards with the most of them."""
     news = [shard for at, shard in metrics.latest_invalid_sessions if at > now - NEWS]
     return {
         "reports": len(news),
@@ -266,7 +266,7 @@ def invalid_sessions(metrics: BotMetrics, now: float) -> dict[str, Any]:
 
 
 def _open_files_limit() -> int | None:
-    """How many files the process may have open; each waiting connection is one."""
+    """How many files the process may have open; each waiting connection needs one."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
 
