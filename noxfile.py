@@ -1,6 +1,6 @@
-"""`nox` makes the checks of each change: lint, types, the tests, the docs, the package.
+"""`nox` runs the checks for every change: lint, types, tests, docs, package.
 
-`nox --list` shows the others.
+`nox --list` shows the other sessions.
 """
 
 import shutil
@@ -17,21 +17,21 @@ ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
 
 
 def runs(version: str) -> bool:
-    """Whether this Python is installed. One that pyenv hides is on the PATH, but fails."""
+    """Whether this Python is installed. If pyenv hides it, it is on the PATH but fails."""
     command = shutil.which(f"python{version}")
     if command is None:
         return False
     return not subprocess.run([command, "--version"], capture_output=True, check=False).returncode
 
 
-# None: at least the Python that runs nox.
+# None stands for the Python that runs nox.
 PYTHONS = [version for version in nox.project.python_versions(PROJECT) if runs(version)] or None
 
 nox.options.sessions = ["lint", "types", "tests", "end_to_end", "docs", "package"]
 
 
 def install(session: nox.Session, *what: str) -> None:
-    """Install these in the versions that are known to work."""
+    """Install packages in the versions that are known to work."""
     session.install("--constraint", CONSTRAINTS, *what)
 
 
@@ -50,7 +50,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def workflows(session: nox.Session) -> None:
-    """Check GitHub's workflows. Needs Go, as PyPI's package only downloads actionlint."""
+    """Check GitHub's workflows. Needs Go, because PyPI's package only downloads actionlint."""
     session.run("go", "run", ACTIONLINT)
 
 
@@ -62,7 +62,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """All that needs no process of its own: most of it on a clock that jumps."""
+    """All tests that start no processes, most of them on a clock that jumps."""
     install(session, ".[server]", *group("test"))
     auto = "--numprocesses=auto", "-m", "not slow and not alone"
     session.run("pytest", *auto, "--ignore=tests/end_to_end", *session.posargs)
@@ -70,7 +70,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS and PYTHONS[-1])
 def end_to_end(session: nox.Session) -> None:
-    """Real processes and sockets, on the newest Python. They mostly wait, so six at a time."""
+    """Tests with real processes and sockets, on the newest Python; six at once, as most wait."""
     install(session, ".[server]", *group("test"))
     six = "--numprocesses=6", "--dist=loadfile", "-m", "not slow and not alone"
     session.run("pytest", *six, "tests/end_to_end", *session.posargs)
@@ -79,7 +79,7 @@ def end_to_end(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """The operator's page in Chromium, which has to be installed; makes the picture in docs/."""
+    """Test the operator's page in an installed Chromium, and make the picture in docs/."""
     install(session, ".[server]", *group("test"))
     pictures = {"PICTURES": "docs/pictures"}
     session.run("pytest", "tests/end_to_end/test_browser.py", *session.posargs, env=pictures)
@@ -87,14 +87,14 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Tests that take minutes, as they wait for as long as bots do."""
+    """Tests that take minutes, because they wait for as long as bots do."""
     install(session, ".[server]", *group("test"))
     session.run("pytest", "-m", "slow", "--override-ini=faulthandler_timeout=900", *session.posargs)
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Load and faults for some minutes, and the parsing of requests at length."""
+    """Load and faults for a few minutes, after a long test of the request parser."""
     install(session, ".[server]", *group("test"))
     session.run("pytest", "--hypothesis-profile=soak", "tests/rules/test_asking.py")
     session.run("python", "bench/soak.py", *session.posargs, env={"PYTHONPATH": "tests"})
@@ -102,7 +102,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def growth(session: nox.Session) -> None:
-    """Measure how the cost of a client grows, and plot it for docs/benchmarks.md."""
+    """Measure how the cost per client grows, and plot it for docs/benchmarks.md."""
     install(session, ".[server]", *group("bench"))
     session.run("python", "bench/growth.py", *session.posargs)
 
@@ -115,7 +115,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """What is published, installed where nothing else is: as a client, and as a server."""
+    """Build the package, and install it into empty environments, as a client and as a server."""
     install(session, *group("package"))
     built = Path("dist").resolve()
     shutil.rmtree(built, ignore_errors=True)
@@ -131,14 +131,14 @@ def package(session: nox.Session) -> None:
 
         run("pip", "install", "--quiet", "--constraint", CONSTRAINTS, file)
         run("python", "-c", "from gateway_queue.client import GatewayQueue")
-        run("gateway-queue", "--version", success_codes=[1])  # says what it lacks
+        run("gateway-queue", "--version", success_codes=[1])  # says what is missing
         run("pip", "install", "--quiet", "--constraint", CONSTRAINTS, f"{file}[server]")
         run("pip", "check")
         serve(session, empty / "bin" / "gateway-queue")
 
 
 def serve(session: nox.Session, command: Path) -> None:
-    """Start a server, and have a shard wait for its turn."""
+    """Start a server, and let a shard wait for its turn."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -155,14 +155,14 @@ def serve(session: nox.Session, command: Path) -> None:
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Known vulnerabilities of what is installed; needs PyPI's own index."""
+    """Look for known vulnerabilities in our dependencies; needs PyPI's own index."""
     install(session, *group("audit"))
     session.run("pip-audit", "--strict", "--no-deps", "--disable-pip", "-r", CONSTRAINTS)
 
 
 @nox.session
 def lock(session: nox.Session) -> None:
-    """Choose anew the versions that CI and the image use."""
+    """Update the versions that CI and the image use."""
     session.install(*group("lock"))
     groups = [f"--group={name}" for name in PROJECT["dependency-groups"]]
     output = "--no-header", "--no-annotate", "--no-emit-index-url", "--output-file", CONSTRAINTS

@@ -17,7 +17,7 @@ class MyBot(QueuedIdentify, discord.AutoShardedClient):
 
 
 if __name__ == "__main__":
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log each request
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # otherwise it logs each request
     queue = os.environ.get("GATEWAY_QUEUE_URL", "http://127.0.0.1:8000")
     bot = MyBot(queue=queue, intents=discord.Intents.default())
     bot.run(os.environ["DISCORD_TOKEN"], root_logger=True)

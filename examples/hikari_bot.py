@@ -14,7 +14,7 @@ from hikari.impl import shard
 from gateway_queue.client import GatewayQueue, Grant, Outcome
 
 IDENTIFY = 2  # the gateway's op code
-TURN_LASTS = 4.0  # seconds: the turn keeps its bucket closed for 10, and Discord wants 5
+TURN_LASTS = 4.0  # seconds: the turn keeps its bucket closed for 10, and Discord requires 5
 
 
 class QueuedShard(shard.GatewayShardImpl):
@@ -46,11 +46,11 @@ class QueuedShard(shard.GatewayShardImpl):
     def _confirm(self, outcome: Outcome) -> None:
         if self.grant is not None:
             confirmation = self.queue.confirm(self.grant, outcome)
-            self.confirming = asyncio.create_task(confirmation)  # an absent queue delays nothing
+            self.confirming = asyncio.create_task(confirmation)  # the queue may be down
 
 
 QueuedShard.queue = GatewayQueue(os.environ.get("GATEWAY_QUEUE_URL", "http://127.0.0.1:8000"))
-shard.GatewayShardImpl = QueuedShard  # type: ignore[misc] # by this name GatewayBot finds it
+shard.GatewayShardImpl = QueuedShard  # type: ignore[misc] # GatewayBot looks it up by this name
 
 if __name__ == "__main__":
     hikari.GatewayBot(os.environ["DISCORD_TOKEN"]).run()

@@ -18,7 +18,7 @@ def connection() -> HTTPConnection:
     if not os.environ.get("GATEWAY_QUEUE_CERTFILE"):
         return HTTPConnection(host, port, timeout=TIMEOUT)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # it has another name here
+    context.check_hostname = False  # the certificate is for another name
     context.verify_mode = ssl.CERT_NONE
     return HTTPSConnection(host, port, timeout=TIMEOUT, context=context)
 

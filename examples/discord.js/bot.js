@@ -1,6 +1,6 @@
 /**
- * A bot with discord.js. Which shards it has is told by the environment, as a ShardingManager does
- * it (SHARDS=[0,1] SHARD_COUNT=4), or by options of the Client (shards: 'auto', for example).
+ * A bot with discord.js. Its shards come from the environment, as set by a ShardingManager
+ * (SHARDS=[0,1] SHARD_COUNT=4), or from options of the Client (for example, shards: 'auto').
  */
 
 import { Client, Events, GatewayIntentBits } from 'discord.js';

@@ -1,7 +1,7 @@
 /**
- * Has a bot with discord.js 14 or @discordjs/ws 2 ask a Gateway Queue before each IDENTIFY.
+ * Makes a bot with discord.js 14 or @discordjs/ws 2 ask a Gateway Queue before each IDENTIFY.
  *
- * Copy this file into your bot. It needs Node 20 or newer, and no package.
+ * Copy this file into your bot. It needs Node 20 or newer, and no packages.
  */
 
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -9,35 +9,35 @@ import { setTimeout as sleep } from 'node:timers/promises';
 /**
  * @typedef {import('@discordjs/ws').WebSocketManager} WebSocketManager
  * @typedef {import('@discordjs/ws').IIdentifyThrottler} IIdentifyThrottler
- * @typedef {{ status: number, said: any, why: string, grant?: string }} Answer `status` 0: there is
- *   none; `grant`: its number, of servers that number them
+ * @typedef {{ status: number, said: any, why: string, grant?: string }} Answer `status` 0: no
+ *   answer; `grant`: its number, if the server numbers grants
  */
 
-// Nothing else is a permission, whatever its status: it may be somebody else's page.
+// Nothing else is permission, whatever its status: it may be another server's page.
 const GRANT = "You're free to connect now! :)";
 
-// Seconds for which one request is held, at least and at most. It varies, or shards that began
-// together would ask together for ever. The least patient proxy (Envoy) gives up after 15 s, and
-// Node's fetch after 300 s.
+// The least and most seconds for which one request is held. It varies, because shards that began
+// together would otherwise keep asking together. The least patient proxy (Envoy) gives up after
+// 15 s, and Node's fetch after 300 s.
 const SHORTEST_HOLD = 10;
 const LONGEST_HOLD = 14;
 
-// Milliseconds after which a request without an answer is given up: the server has vanished.
+// Milliseconds after which a request without an answer is abandoned: the server has vanished.
 const ANSWER_WITHIN = 20_000;
 
-// Milliseconds between attempts that fail: doubled each time, with jitter. After the longest the
-// server still keeps the shard's place (GATEWAY_QUEUE_SEAT_TTL, 60 s).
+// Milliseconds between failed attempts: doubled each time, with jitter. Even after the longest,
+// the server still keeps the shard's place (GATEWAY_QUEUE_SEAT_TTL, 60 s).
 const FIRST_PAUSE = 500;
 const LONGEST_PAUSE = 10_000;
 
-// In some four seconds; soon after that the bucket opens without a confirmation.
+// Takes some four seconds; soon after that, the bucket opens without a confirmation.
 const CONFIRM_ATTEMPTS = 4;
 
 /**
- * What a bot gives as `buildIdentifyThrottler`.
+ * Creates the function to pass as `buildIdentifyThrottler`.
  *
- * @param {{ url: string, apiKey?: string }} queue its address, such as `http://127.0.0.1:8000`;
- *   if that has a path, a proxy has to take it away before the server sees it
+ * @param {{ url: string, apiKey?: string }} queue its address, such as `http://127.0.0.1:8000`; a
+ *   path is that of one of several bots, `/bots/NAME`, or a prefix that a proxy strips
  * @returns {(manager: WebSocketManager) => IIdentifyThrottler}
  */
 export function queueThrottler({ url, apiKey }) {
@@ -47,8 +47,8 @@ export function queueThrottler({ url, apiKey }) {
     const grants = new Map();
     /** @param {any[]} args the event's; in version 1 an object, in 2 the shard's id comes last */
     const shardOf = (args) => args.at(-1)?.shardId ?? args.at(-1);
-    // Said as the IDENTIFY is sent, by shards in worker threads too. A version with other words
-    // for it confirms at READY only: later than need be, but as safe.
+    // This message is emitted when the IDENTIFY is sent, also by shards in worker threads. With a
+    // version that words it differently, only READY is confirmed: later than necessary, but safe.
     manager.on('debug', (/** @type {any[]} */ ...args) => {
       const shardId = shardOf(args);
       if (!String(args[0]?.message ?? args[0]).startsWith('Identifying')) return;
@@ -74,8 +74,8 @@ class GatewayQueue {
   #headers;
   /** @type {Set<number>} the shards whose last request had no answer */
   #failing = new Set();
-  #away = false; // as was said last
-  /** @type {Map<number, AbortController>} what a shard confirms just now */
+  #away = false; // according to the last message logged
+  /** @type {Map<number, AbortController>} the confirmations in progress, by shard */
   #confirming = new Map();
 
   /**
@@ -87,7 +87,7 @@ class GatewayQueue {
     if (!/^https?:$/.test(protocol) || username) {
       throw new TypeError('url must be an http or https address, without a user in it');
     }
-    // Otherwise fetch complains at each request, and has the key in what it says.
+    // Otherwise fetch fails at each request, with the key in its error message.
     if (apiKey !== undefined && !/^[!-~]+$/.test(apiKey)) {
       throw new TypeError('apiKey must be of visible ASCII characters; is a newline at its end?');
     }
@@ -97,7 +97,7 @@ class GatewayQueue {
 
   /**
    * Resolves when the shard may identify. Rejects only if the signal is aborted: after any other
-   * rejection the libraries send an IDENTIFY more.
+   * rejection, the libraries send one IDENTIFY too many.
    *
    * @param {number} shardId
    * @param {AbortSignal} signal
@@ -128,8 +128,8 @@ class GatewayQueue {
   }
 
   /**
-   * Says that the shard's IDENTIFY was sent, or with `ready` that Discord has answered it. Takes
-   * the place of what is still being said of the shard. Never rejects.
+   * Reports that the shard's IDENTIFY was sent, or with `ready` that Discord has answered it.
+   * Replaces a report for the shard that is still in progress. Never rejects.
    *
    * @param {number} shardId
    * @param {string} [grant]
@@ -154,7 +154,7 @@ class GatewayQueue {
   }
 
   /**
-   * Warns of a queue that gives no answer: once for all shards.
+   * Warns that the queue does not answer, once for all shards.
    *
    * @param {number} shardId
    * @param {string} why
@@ -177,7 +177,7 @@ class GatewayQueue {
   /**
    * @param {string} method
    * @param {string} path
-   * @param {AbortSignal} [signal] aborts the request, and by that leaves the queue
+   * @param {AbortSignal} [signal] aborts the request, which leaves the queue
    * @returns {Promise<Answer>}
    */
   async #send(method, path, signal) {
@@ -192,7 +192,7 @@ class GatewayQueue {
       const response = await fetch(this.#address + path, {
         method,
         headers: this.#headers,
-        redirect: 'manual', // or the key goes wherever somebody else's page says
+        redirect: 'manual', // otherwise the key follows another server's redirect
         signal: controller.signal,
       });
       const { status, statusText, headers } = response;
@@ -212,7 +212,7 @@ class GatewayQueue {
 
 /**
  * @param {number} failures so far
- * @returns {number} milliseconds; not all shards at the same moment
+ * @returns {number} milliseconds, random so that shards do not retry in step
  */
 function pause(failures) {
   const longest = Math.min(FIRST_PAUSE * 2 ** failures, LONGEST_PAUSE);
