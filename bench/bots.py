@@ -2,13 +2,13 @@
 
     python bench/bots.py [--bots 200]
 
-starts a server with an empty directory of bots and another with so many, of one shard each, and
-a Discord of its own that answers all of them. Per bot, by the difference of the two: KiB in
-memory, and CPU from the start until all limits are read. Then, with all of them there: CPU while
-nothing happens, what ``/metrics`` and ``/status`` cost and how large they are.
+starts a server with an empty directory of bots, another with this many bots of one shard each,
+and a fake Discord that answers all of them. The difference of the two gives, per bot: KiB of
+memory, and CPU time from the start until all limits are read. Then, with all of them there: CPU
+while idle, and what ``/metrics`` and ``/status`` cost and how large they are.
 
 After that it runs two bots in this process. One is granted every few milliseconds, and the log
-tells how late, while the 10,000 shards that ask for the other in one tick are seated.
+says how late, while 10,000 shards that ask for the other in one tick are seated.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our server, which on SIGUSR1 collects garbage and says how many tasks it has."""
+"""Our server, which on SIGUSR1 collects garbage and reports how many tasks it has."""
 
 import gc
 import json

@@ -2,15 +2,15 @@
 
     python bench/logging_cost.py [--runs 5]
 
-Each run is a process of its own, which logs the line of a grant again and again to a pipe that
-is read: one line at a time, as by a grant that comes alone, or a hundred. Between them it sleeps,
-so the thread that writes catches up, as in a server that mostly waits.
+Each run is a separate process, which logs the line of a grant over and over to a pipe that is
+being read: one line at a time, as for a single grant, or a hundred. In between it sleeps, so that
+the writing thread catches up, as in a server that mostly waits.
 
 caller    microseconds of CPU per line of the thread that logs, which is the one that grants
 process   microseconds of CPU per line of all threads
 
-The least of all runs is printed. What is measured is the version that is installed where it
-runs: for another one use that one's interpreter, or PYTHONPATH.
+The minimum of all runs is printed. It measures the version installed for the interpreter that
+runs it: for another version, use that one's interpreter, or PYTHONPATH.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The server as a process, and crowds of clients, for the benchmarks beside this file.
 
-It knows /proc, sockets, the server's log and its journal; what the figures mean is said in
-``waiting.py``.
+It knows /proc, sockets, the server's log and its journal; ``waiting.py`` says what the figures
+mean.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a bot takes to get ready, at a fake Discord that enforces its limit.
+"""How long a bot takes to get ready, with a fake Discord that enforces its limits.
 
     PYTHONPATH=tests:tests/end_to_end python bench/ready.py [--runs 5] [--jitter 0.3]
 
@@ -13,7 +13,8 @@ ratio     the same by the physical limit, which is five seconds from one IDENTIF
 gap       the least between two IDENTIFYs of one bucket that Discord took.
 op 9      IDENTIFYs that came too early.
 
-``--report`` has the shards report less, for comparison. The exit code is 1 if there was an op 9.
+``--report`` makes the shards report less, for comparison. The exit code is 1 if there was an
+op 9.
 """
 
 from __future__ import annotations

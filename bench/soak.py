@@ -1,14 +1,14 @@
-"""Load and faults: many clients that behave as badly as real ones do, and a server that suffers.
+"""Load and faults: many clients that behave as badly as real ones, and a server in trouble.
 
     PYTHONPATH=tests python bench/soak.py [--clients 10000] [--seconds 120]
 
-For ``--seconds`` each client plays one act after the other, at random: it stays until it is
-granted, gives up and comes back, polls with ``wait``, resets its connection, closes half of it,
-vanishes without a FIN (with TCP_REPAIR, which only root may), or sends garbage. Meanwhile the
-server is killed twice and ended once, and started again on its journal; Discord's API fails for a
-while; ``max_concurrency`` grows and shrinks. Then everybody behaves, and is to get in.
+For ``--seconds``, each client performs random acts one after another: it stays until it is
+granted, gives up and comes back, polls with ``wait``, resets its connection, half-closes it,
+vanishes without a FIN (with TCP_REPAIR, which needs root), or sends garbage. Meanwhile the server
+is killed twice and shut down once, and restarted on its journal; Discord's API fails for a while;
+``max_concurrency`` grows and shrinks. After that, everybody behaves, and must get in.
 
-After that all clients come and leave some times more, to see what such a wave leaves behind.
+Then all clients come and leave a few more times, to see what such a wave leaves behind.
 
 What must hold, or the exit code is 1:
 

@@ -4,15 +4,15 @@
 
 starts ``python -m gateway_queue`` again and again, each time on a free port with a journal in
 memory, and waits for the line that says where it listens. ``--against`` names the interpreters of
-other installed versions; they take turns with this one, so that a busy machine is busy for all.
+other installed versions; they take turns with this one, so that a busy machine affects all alike.
 
-warm    what is to be read is in the page cache
-cold    the page cache is dropped before each start (/proc/sys/vm/drop_caches), which only root may
+warm    everything it reads is in the page cache
+cold    the page cache is dropped before each start (/proc/sys/vm/drop_caches), which needs root
 
-Seconds; the least and the median of all runs:
+Seconds; the minimum and the median of all runs:
 
 SIGTERM    until SIGTERM has a handler (/proc/PID/status)
-listening  until the line came
+listening  until that line is logged
 CPU        of the process until then
 """
 

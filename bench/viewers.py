@@ -1,18 +1,18 @@
-"""What those cost the queue who look at the operator's page.
+"""What the viewers of the operator's page cost the queue.
 
     python bench/viewers.py [--waiting 10000] [--buckets 128] [--seconds 20]
 
-starts our server as a process of its own, in which so many shards wait (without connections, which
-cost the same whoever looks), and has 0, 1, 10, 32 and again 0 viewers follow the feed over
-127.0.0.1 in turn. In a second run the session starts cover half of those who wait.
+starts our server in a separate process with this many waiting shards (without connections, whose
+cost does not depend on viewers), and lets 0, 1, 10, 32 and again 0 viewers follow the feed over
+127.0.0.1 in turn. In a second run, the session starts are enough for half of the waiting shards.
 
 What is measured, and how:
 
 CPU       The server's CPU per second (``time.process_time``), the grants of that second included.
 step      The longest time between two points at which another task may run (by a Trio
-          instrument, in CPU time of the thread, so that a busy machine does not show), and
-          whose task that was. It is what a grant may have to wait for at most.
-late      By how much the grants came late, median and p99. The buckets open one after the other.
+          instrument, in CPU time of the thread, so that a busy machine does not matter), and
+          which task that was. A grant may have to wait for this long at most.
+late      How late the grants were, median and p99. The buckets open one after another.
 """
 
 import argparse
