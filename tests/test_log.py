@@ -63,7 +63,7 @@ for number in range(0, 3_000, 2):
     assert lines[1]["logger"] == "theirs"
 
 
-def test_what_nobody_reads_is_dropped_and_counted_when_somebody_does() -> None:
+def test_lines_that_nobody_reads_are_dropped_and_counted() -> None:
     with program(FLOOD + "our_log.writer.flush(); log.info('after')") as process:
         assert process.stdout is not None
         dropped = int(process.stdout.readline())
@@ -76,7 +76,7 @@ def test_what_nobody_reads_is_dropped_and_counted_when_somebody_does() -> None:
     assert last["event"] == "after"
 
 
-def test_the_end_of_the_process_tells_what_was_dropped() -> None:
+def test_the_end_of_the_process_reports_dropped_lines() -> None:
     with program(FLOOD) as process:
         assert process.stdout is not None
         dropped = int(process.stdout.readline())

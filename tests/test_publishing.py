@@ -78,7 +78,7 @@ def test_github_tests_each_python_that_we_name() -> None:
     assert PROJECT["requires-python"] == f">={named[0]}"
 
 
-def test_github_runs_sessions_that_exist_and_all_that_nox_runs_by_itself() -> None:
+def test_github_runs_existing_sessions_and_all_that_nox_runs_by_default() -> None:
     text = "".join(page.read_text() for page in [*WORKFLOWS, *PAGES])
     named = set(re.findall(r"nox (?:-s|--session) (\w+)", text))
     checked = {*matrix()["session"], "tests"}

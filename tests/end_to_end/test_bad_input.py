@@ -63,7 +63,7 @@ NOT_A_TURN = {
 }
 
 
-async def test_what_cannot_be_meant_is_refused_and_costs_nobody_anything() -> None:
+async def test_malformed_requests_are_refused_and_cost_nothing() -> None:
     async with (
         running_server(
             GATEWAY_QUEUE_INTERVAL=0.5,

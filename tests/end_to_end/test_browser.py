@@ -166,7 +166,7 @@ async def test_a_launch_is_watched_to_its_end() -> None:
         await in_browser(server.url, begins, goes_on, picture("dashboard"), ends)
 
 
-async def test_who_opens_the_server_is_led_to_the_page() -> None:
+async def test_opening_the_server_redirects_to_the_page() -> None:
     def is_led(page: Page) -> None:
         headline(page, "Nobody waits")
         expect(page.locator("#detail")).to_have_text("No shard has asked in the last 24 hours.")

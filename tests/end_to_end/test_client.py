@@ -137,7 +137,7 @@ async def test_a_process_says_once_in_ten_seconds_how_its_shards_stand(
     assert [record.message for record in caplog.records if is_ours(record)] == [says]
 
 
-async def test_who_is_told_how_a_shard_stands_says_it_itself(
+async def test_with_on_standing_nothing_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -168,7 +168,7 @@ async def test_there_may_be_more_shards_than_a_pool_has_connections(backend: str
         await play(backend, scene, server.url)
 
 
-async def test_who_is_cancelled_has_left_and_comes_back_to_its_old_place(backend: str) -> None:
+async def test_a_cancelled_shard_leaves_and_gets_its_old_place_back(backend: str) -> None:
     async with running_server(GATEWAY_QUEUE_INTERVAL=LONG) as server:
 
         async def scene(queue: GatewayQueue) -> None:
@@ -262,7 +262,7 @@ async def test_proxies_that_the_environment_names_are_not_used(
         await play(backend, scene, server.url)
 
 
-async def test_who_gets_no_answer_asks_ever_more_slowly_and_not_all_do_at_once() -> None:
+async def test_without_an_answer_clients_back_off_and_do_not_retry_in_step() -> None:
     asked_at: dict[bytes, list[float]] = defaultdict(list)
     thrice = trio.Event()
 
@@ -428,7 +428,7 @@ async def test_an_answer_has_to_end() -> None:
         await play("trio", lambda queue: queue.wait(0), url)
 
 
-async def test_who_is_put_off_at_once_also_asks_ever_more_slowly() -> None:
+async def test_a_client_that_gets_immediate_202s_backs_off_too() -> None:
     at: list[float] = []
     answers = [http(202, JSON, standing())] * 3
 
@@ -609,7 +609,7 @@ async def test_a_confirmation_is_said_again_until_it_is_heard() -> None:
     assert requests[0].startswith(b"POST /confirm?shard=7 HTTP")
 
 
-async def test_a_confirmation_is_said_once_to_what_takes_it_for_something_else() -> None:
+async def test_a_confirmation_is_sent_only_once_to_a_server_that_does_not_know_it() -> None:
     async with (
         answering(http(200, JSON, GRANT)) as (url, requests),
         GatewayQueue(url) as queue,
@@ -639,14 +639,14 @@ async def test_a_confirmation_names_the_grant(outcome: Outcome, query: bytes) ->
 
 
 @pytest.mark.parametrize("number", ["", "x", "-1", "4.1", "9" * 30, "\u0663"])
-async def test_what_is_no_number_of_a_grant_is_left_out(number: str) -> None:
+async def test_an_invalid_grant_number_is_left_out(number: str) -> None:
     numbered = http(200, f"{JSON}\r\nx-gateway-queue-grant: {number}", GRANT)
     async with answering(numbered) as (url, _), GatewayQueue(url) as queue:
         assert await queue.wait(7) == Grant(7, None)
 
 
 @pytest.mark.parametrize("anew", ["wait", "confirm"])
-async def test_who_asks_anew_stops_confirming_the_turn_before(backend: str, anew: str) -> None:
+async def test_asking_again_stops_confirming_the_turn_before(backend: str, anew: str) -> None:
     requests: list[bytes] = []
 
     async def answer(stream: trio.SocketStream) -> None:

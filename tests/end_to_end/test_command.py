@@ -187,7 +187,7 @@ async def test_a_proxy_that_cannot_be_read_stops_the_start() -> None:
     assert "Traceback" not in words
 
 
-async def test_the_start_warns_of_a_variable_that_is_no_setting(tmp_path: Path) -> None:
+async def test_the_start_warns_of_an_unknown_variable(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text(SECRET)
     async with running_server(GATEWAY_QUEUE_API_KEY_FILE=key, GATEWAY_QUEUE_SEATS_TTL=3) as server:
@@ -212,7 +212,7 @@ async def refused(journal: Path) -> str:
     return words
 
 
-async def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_journal_is_left_unchanged(tmp_path: Path) -> None:
     journal = tmp_path / "letters.txt"
     journal.write_text("Dear Discord, " * 1000)
 
@@ -313,7 +313,7 @@ def talkative(api: str) -> dict[str, object]:
     }
 
 
-async def test_the_token_is_told_to_discord_and_to_nobody_else() -> None:
+async def test_only_discord_gets_the_token() -> None:
     async with (
         fake_discord(token=TOKEN) as discord,
         running_server(**talkative(discord.api)) as server,

@@ -37,9 +37,7 @@ AFTER_CONFIRMATION = 1.06
 # With a Discord that counts
 
 
-async def test_who_confirms_is_never_too_early_and_sooner_ready_than_with_longer_intervals() -> (
-    None
-):
+async def test_confirming_is_never_too_early_and_faster_than_a_longer_interval() -> None:
     async with (
         fleet(confirm=True) as confirmed,
         fleet(GATEWAY_QUEUE_INTERVAL=6.0) as patient,
@@ -139,7 +137,7 @@ async def test_a_confirmation_holds_up_no_other_bucket() -> None:
             await opens(server, other, 3, INTERVAL, after=first)
 
 
-async def test_what_is_not_granted_or_not_meant_is_not_confirmed() -> None:
+async def test_without_a_grant_or_with_bad_parameters_nothing_is_confirmed() -> None:
     async with confirming() as server, httpx.AsyncClient(base_url=server.url) as client:
         await granted(server, 1)
         for method, target, status, named in [

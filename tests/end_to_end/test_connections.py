@@ -161,7 +161,7 @@ LEAVING: list[tuple[tuple[str, ...], str, Callable[[Client], Awaitable[None]]]] 
 ]
 
 
-async def test_whoever_leaves_is_seen_at_once_and_costs_no_slot() -> None:
+async def test_leaving_is_noticed_at_once_and_costs_no_slot() -> None:
     async with running_server(GATEWAY_QUEUE_INTERVAL=3) as server, AsyncExitStack() as clients:
         for shard, (headers, behind, leave) in enumerate(LEAVING):
             client = await clients.enter_async_context(connect(server))
@@ -196,7 +196,7 @@ async def test_http2_streams_leave_one_by_one() -> None:
         assert server.logged_so_far("identify_granted", shard=1) == []
 
 
-async def test_whoever_sends_too_much_behind_a_request_is_cut_off() -> None:
+async def test_a_client_that_sends_too_much_behind_a_request_is_cut_off() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=GOES_ON) as server,
         waiting(server, 1) as client,

@@ -193,7 +193,7 @@ async def test_a_shard_that_the_bot_has_reconnected_asks_in_the_hook() -> None:
         assert trouble(processes) == []
 
 
-async def test_who_identifies_again_needs_nothing_else_of_discord() -> None:
+async def test_identifying_again_needs_no_other_request_to_discord() -> None:
     async with (
         discord_for_fleet() as discord,
         server_for(discord) as queue,
@@ -366,7 +366,7 @@ async def test_everyone_gets_ready_though_the_server_is_killed() -> None:
 
 
 @pytest.mark.parametrize("goodbye", [signal.SIGINT, signal.SIGUSR1], ids=["ctrl-c", "close"])
-async def test_who_ends_during_its_launch_leaves_the_queue(goodbye: signal.Signals) -> None:
+async def test_a_bot_that_ends_during_its_launch_leaves_the_queue(goodbye: signal.Signals) -> None:
     async with (
         discord_for_fleet() as discord,
         server_for(discord, GATEWAY_QUEUE_INTERVAL=LONG) as queue,
@@ -380,7 +380,7 @@ async def test_who_ends_during_its_launch_leaves_the_queue(goodbye: signal.Signa
 
 
 @pytest.mark.parametrize("goodbye", [signal.SIGINT, signal.SIGUSR1], ids=["ctrl-c", "close"])
-async def test_who_ends_while_it_waits_to_identify_again_leaves_the_queue(
+async def test_a_bot_that_ends_while_it_waits_to_identify_again_leaves_the_queue(
     goodbye: signal.Signals,
 ) -> None:
     async with (
@@ -398,7 +398,7 @@ async def test_who_ends_while_it_waits_to_identify_again_leaves_the_queue(
     assert len(discord.identifies) == len(await granted(queue, FLEET, 6)) == 6
 
 
-async def test_who_takes_long_to_close_asks_no_more_and_closes_to_the_end() -> None:
+async def test_a_bot_that_takes_long_to_close_stops_asking_and_closes_completely() -> None:
     async with (
         discord_for_fleet() as discord,
         server_for(discord, GATEWAY_QUEUE_INTERVAL=LONG) as queue,
@@ -439,7 +439,7 @@ async def test_a_bot_without_the_api_key_ends() -> None:
     assert discord.identifies == []
 
 
-async def test_a_bot_whose_api_key_is_no_longer_right_ends_when_it_has_to_identify() -> None:
+async def test_a_bot_with_an_outdated_api_key_ends_when_it_has_to_identify() -> None:
     port = free_port()
     async with (
         discord_for_fleet() as discord,

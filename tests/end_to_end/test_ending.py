@@ -38,7 +38,7 @@ async def test_new_connections_are_refused_at_once(number: signal.Signals) -> No
         assert server.returncode is None
 
 
-async def test_who_waits_is_granted_in_turn_within_the_grace_and_then_let_go() -> None:
+async def test_waiting_clients_are_granted_in_turn_for_the_grace_period_and_then_dropped() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=3, GATEWAY_QUEUE_SHUTDOWN_GRACE=7) as server,
         AsyncExitStack() as clients,

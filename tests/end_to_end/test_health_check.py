@@ -46,7 +46,7 @@ async def test_one_that_speaks_tls_is_healthy_under_any_name(tmp_path: Path) -> 
         assert await check(port_of(server), **tls) == (0, [])
 
 
-async def test_where_nobody_listens_it_is_not_healthy() -> None:
+async def test_without_a_server_it_is_not_healthy() -> None:
     code, [words] = await check(free_port())
 
     assert code == 1

@@ -96,7 +96,7 @@ async def test_both_get_ready_though_the_server_is_killed() -> None:
             assert await granted(second, {0, 1}, 2) == [0, 1]
 
 
-async def test_who_is_interrupted_during_its_launch_leaves_the_queue() -> None:
+async def test_a_bot_interrupted_during_its_launch_leaves_the_queue() -> None:
     async with (
         discord_of_two() as discord,
         server_for(discord, GATEWAY_QUEUE_INTERVAL=LONG) as queue,
@@ -110,7 +110,7 @@ async def test_who_is_interrupted_during_its_launch_leaves_the_queue() -> None:
         await gone(queue, {0, 1}, since=since)
 
 
-async def test_who_closes_while_it_waits_to_identify_again_leaves_the_queue() -> None:
+async def test_a_bot_closed_while_it_waits_to_identify_again_leaves_the_queue() -> None:
     async with (
         discord_of_two() as discord,
         server_for(discord) as queue,

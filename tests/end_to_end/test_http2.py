@@ -117,7 +117,7 @@ async def test_a_body_of_another_length_ends_its_stream_and_no_other(path: str) 
         assert answer.is_grant
 
 
-async def test_frames_for_a_stream_that_ended_harm_no_other() -> None:
+async def test_frames_for_an_ended_stream_do_not_affect_others() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=1) as server,
         connect_http2(server) as client,
@@ -136,7 +136,7 @@ async def test_frames_for_a_stream_that_ended_harm_no_other() -> None:
         assert answer.is_grant
 
 
-async def test_a_body_after_the_answer_is_dropped_and_its_connection_goes_on() -> None:
+async def test_a_body_after_the_answer_is_dropped_and_the_connection_stays_open() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=0.3) as server,
         connect_http2(server) as client,
@@ -150,7 +150,7 @@ async def test_a_body_after_the_answer_is_dropped_and_its_connection_goes_on() -
         assert not server.logged_so_far("connection_failed")
 
 
-async def test_a_body_that_nobody_reads_holds_up_no_other() -> None:
+async def test_a_body_that_nobody_reads_delays_no_other() -> None:
     async with (
         tampered_server("answers_must_be_taken_late", GATEWAY_QUEUE_INTERVAL=0.2) as server,
         connect_http2(server, window=0) as client,
@@ -185,7 +185,7 @@ async def test_many_priorities_change_nothing() -> None:
         assert answer.is_grant
 
 
-async def test_what_confuses_the_connection_ends_it_and_nothing_else() -> None:
+async def test_errors_in_the_connection_state_only_end_that_connection() -> None:
     headers = HeadersFrame(1, data=b"\xff\xff\xff\xff\xff\xff", flags=["END_HEADERS"])
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=0.5) as server,
@@ -253,7 +253,7 @@ UPGRADES = {
 }
 
 
-async def test_an_upgrade_that_cannot_be_understood_is_no_trouble() -> None:
+async def test_a_malformed_upgrade_causes_no_error() -> None:
     async with running_server(GATEWAY_QUEUE_INTERVAL=GOES_ON) as server:
         for method, settings in UPGRADES.values():
             async with connect(server) as client:
@@ -401,7 +401,7 @@ async def test_a_flood_of_resets_ends_its_connection() -> None:
 
 @LINUX
 @pytest.mark.alone
-async def test_floods_of_resets_are_forgotten_and_delay_nobody_else() -> None:
+async def test_floods_of_resets_leave_nothing_behind_and_delay_no_other() -> None:
     per_connection, connections = 2_500, 8
     memory = []
     async with running_server(
@@ -526,7 +526,7 @@ LEFT = ["/status", "/metrics", "/openapi.json", "/?shard=nonsense"]
 
 @pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2"])
 @pytest.mark.parametrize("is_encrypted", [False, True], ids=["plain", "TLS"])
-async def test_a_client_that_leaves_a_page_half_way_is_no_trouble(
+async def test_a_client_that_leaves_half_way_through_a_page_causes_no_error(
     protocol: str, *, is_encrypted: bool, identity: Identity
 ) -> None:
     """What goes wrong depends on the moment.

@@ -18,7 +18,7 @@ async def test_it_grants_and_ends() -> None:
         assert await server.stop() == 0
 
 
-async def test_who_waits_is_granted_in_turn_within_the_grace_and_then_let_go() -> None:
+async def test_waiting_clients_are_granted_in_turn_for_the_grace_period_and_then_dropped() -> None:
     options = "--graceful-timeout", "7"
     async with serving(*options, GATEWAY_QUEUE_INTERVAL=3) as server, AsyncExitStack() as clients:
         crowd = [await clients.enter_async_context(waiting(server, shard)) for shard in range(6)]
@@ -39,7 +39,7 @@ async def test_malformed_http2_ends_its_stream_and_nothing_else() -> None:
         await grant_of(server, 1)
 
 
-async def test_a_crash_of_the_core_ends_it_and_grants_nobody() -> None:
+async def test_a_crash_of_the_core_ends_it_without_a_grant() -> None:
     async with (
         serving(TAMPERING="bucket_crashes", GATEWAY_QUEUE_INTERVAL=0.2) as server,
         connect(server) as client,

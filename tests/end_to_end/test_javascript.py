@@ -229,7 +229,7 @@ async def test_a_destroyed_bot_has_left_and_is_in_nobodys_way(folder: Path, libr
 
 
 @pytest.mark.parametrize("program", [DISCORD_JS, WS_WORKERS])
-async def test_shards_that_lose_their_sockets_ask_anew_and_identify_once(
+async def test_shards_that_lose_their_sockets_ask_again_and_identify_once(
     folder: Path, program: str
 ) -> None:
     port = free_port()
@@ -252,7 +252,7 @@ async def test_shards_that_lose_their_sockets_ask_anew_and_identify_once(
     assert discord.violations == []
 
 
-async def test_a_lost_session_asks_anew_and_a_lost_connection_does_not(folder: Path) -> None:
+async def test_a_lost_session_asks_again_and_a_lost_connection_does_not(folder: Path) -> None:
     async with (
         hasty_discord(max_concurrency=SHARDS) as discord,
         queue_of(discord) as queue,

@@ -88,7 +88,7 @@ async def dropped(server: Unread) -> int:
 
 
 @pytest.mark.parametrize("command", [SERVER, HYPERCORN], ids=["gateway-queue", "hypercorn"])
-async def test_grants_go_on_while_nobody_reads_the_log(command: tuple[str, ...]) -> None:
+async def test_grants_continue_while_nobody_reads_the_log(command: tuple[str, ...]) -> None:
     async with (
         unread(command, GATEWAY_QUEUE_INTERVAL=0.02, GATEWAY_QUEUE_CRASH_LOOP="off") as server,
         shards(server.url) as bot,
@@ -105,7 +105,7 @@ async def test_grants_go_on_while_nobody_reads_the_log(command: tuple[str, ...])
     assert max(line["late"] for line in granted) < 1
 
 
-async def test_what_was_dropped_is_counted_and_told_once_somebody_reads() -> None:
+async def test_dropped_lines_are_counted_and_reported_once_somebody_reads() -> None:
     async with (
         unread(server_with("log_holds_few_lines"), GATEWAY_QUEUE_INTERVAL=0.02) as server,
         shards(server.url) as bot,

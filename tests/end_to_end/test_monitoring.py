@@ -91,7 +91,7 @@ def test_the_dashboard_asks_the_prometheus_that_its_user_chooses() -> None:
         assert re.findall(unbound, target["expr"]) == []
 
 
-def test_each_panel_of_the_dashboard_has_a_name_and_a_place_of_its_own() -> None:
+def test_each_panel_of_the_dashboard_has_its_own_name_and_place() -> None:
     assert len({panel["id"] for panel in panels()}) == len(panels())
     for panel in panels():
         assert panel["title"]

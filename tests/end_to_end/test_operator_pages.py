@@ -114,7 +114,7 @@ async def test_status_tells_how_everybody_stands() -> None:
 # /metrics
 
 
-async def test_metrics_tell_what_happened_in_prometheus_words() -> None:
+async def test_metrics_have_the_events_in_prometheus_format() -> None:
     async with serving(GATEWAY_QUEUE_INTERVAL=2, GATEWAY_QUEUE_MAX_CONCURRENCY=2) as (
         server,
         client,
@@ -262,7 +262,7 @@ NO_KEY: dict[str, list[str]] = {
 KEEPS_OUT = ["/?shard=1", "/status", "/metrics", "/gateway/bot", "/confirm?shard=1", "/nothing"]
 
 
-async def test_with_a_key_only_who_has_it_is_answered_and_no_log_shows_it() -> None:
+async def test_only_requests_with_the_key_are_answered_and_the_key_is_never_logged() -> None:
     async with (
         fake_discord() as discord,
         serving(

@@ -63,7 +63,7 @@ async def test_json_is_the_servers() -> None:
     assert not server.logged_so_far("identify_queued")
 
 
-async def test_what_the_server_refuses_is_said_in_its_words() -> None:
+async def test_refusals_are_shown_in_the_servers_own_words() -> None:
     async with running_server(GATEWAY_QUEUE_INTERVAL=60) as server:
         code, program = await plan("2000", "--interval", "3", **at(server))
 
@@ -95,7 +95,7 @@ async def test_a_plan_without_a_server() -> None:
     assert "Session starts enough: 2000 needed, 3800 left" in words
 
 
-async def test_where_nobody_listens_it_plans_for_a_server_with_these_settings() -> None:
+async def test_without_a_server_it_plans_for_one_with_these_settings() -> None:
     port = free_port()
     code, program = await plan(
         "2000",

@@ -90,7 +90,7 @@ async def test_whoever_leaves_is_seen_at_once(heading: str, tmp_path: Path) -> N
 
 
 @each_proxy
-async def test_while_the_server_is_away_nobody_is_answered(heading: str, tmp_path: Path) -> None:
+async def test_while_the_server_is_down_nothing_is_answered(heading: str, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(running_server(GATEWAY_QUEUE_INTERVAL=LONG))
         client = await stack.enter_async_context(through(heading, server.url, tmp_path))

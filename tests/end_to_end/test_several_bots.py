@@ -130,7 +130,7 @@ async def test_bots_identify_side_by_side_while_others_come_go_and_are_refused(
 
 
 @pytest.mark.usefixtures("way")
-async def test_who_asks_for_an_unknown_bot_is_held_until_it_comes(folder: Path) -> None:
+async def test_a_request_for_an_unknown_bot_is_held_until_it_is_added(folder: Path) -> None:
     async with (
         serving(folder) as server,
         connect(server) as client,
@@ -164,7 +164,7 @@ async def test_a_bots_key_opens_that_bot(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("way")
-async def test_who_waits_for_a_bot_that_is_removed_is_let_go_unanswered(folder: Path) -> None:
+async def test_requests_for_a_removed_bot_are_closed_unanswered(folder: Path) -> None:
     (folder / "one.toml").write_text("interval = 60")
     (folder / "two.toml").write_text("")
     async with (

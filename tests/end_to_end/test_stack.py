@@ -161,7 +161,7 @@ async def test_probes_take_no_turn() -> None:
         assert server.logged_so_far("identify_queued") == []
 
 
-async def test_a_query_of_70_kb_is_refused_and_nobody_else_minds() -> None:
+async def test_a_query_of_70_kb_is_refused_and_affects_no_other() -> None:
     long = "/?shard=1&x=" + 70_000 * "x"
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=0.5) as server,
@@ -193,7 +193,7 @@ async def test_a_client_that_left_before_it_was_accepted_ends_nothing() -> None:
         ("refresh_crashes", {"DISCORD_TOKEN": "a.b.c"}),
     ],
 )
-async def test_a_crash_of_the_core_ends_the_process_and_grants_nobody(
+async def test_a_crash_of_the_core_ends_the_process_without_a_grant(
     tampering: str, settings: dict[str, object]
 ) -> None:
     async with (
@@ -210,7 +210,7 @@ async def test_a_crash_of_the_core_ends_the_process_and_grants_nobody(
         assert "RuntimeError: sabotage" in last["exception"]
 
 
-async def test_a_failing_handler_answers_nothing_and_the_server_goes_on() -> None:
+async def test_a_failing_handler_sends_no_answer_and_the_server_keeps_running() -> None:
     async with tampered_server("turn_fails", GATEWAY_QUEUE_SHUTDOWN_GRACE=60) as server:
         async with connect(server) as client:
             await client.ask(1)
@@ -240,7 +240,7 @@ async def test_a_stall_between_grant_and_answer_does_not_shorten_the_gap() -> No
     assert second.at - first.at >= 0.5 - EXACT
 
 
-async def test_a_client_that_never_takes_its_answer_holds_nobody_up_for_long() -> None:
+async def test_a_client_that_never_takes_its_answer_does_not_delay_others_for_long() -> None:
     async with (
         tampered_server("answers_must_be_taken_soon", GATEWAY_QUEUE_INTERVAL=0.2) as server,
         connect_http2(server, window=0) as client,
@@ -254,7 +254,7 @@ async def test_a_client_that_never_takes_its_answer_holds_nobody_up_for_long() -
         await server.logged("answer_not_taken")
 
 
-async def test_clients_that_leave_as_they_are_granted_hold_nobody_up() -> None:
+async def test_clients_that_leave_as_they_are_granted_delay_no_other() -> None:
     settings = {"GATEWAY_QUEUE_INTERVAL": 0.5, "GATEWAY_QUEUE_MAX_CONCURRENCY": 8}
     async with (
         tampered_server("loop_stalls_in_first_grant", **settings) as server,

@@ -232,7 +232,7 @@ async def test_a_host_that_cannot_be_one_is_refused() -> None:
 # Live
 
 
-async def test_it_goes_on_until_ctrl_c_with_a_line_for_each_change() -> None:
+async def test_it_runs_until_ctrl_c_with_a_line_for_each_change() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=2, GATEWAY_QUEUE_API_KEY=KEY) as server,
         running(
@@ -347,7 +347,7 @@ async def test_somebody_else_answers(answer: bytes, said: str) -> None:
     assert len(words.splitlines()) == 1
 
 
-async def test_the_json_of_somebody_else_is_not_printed() -> None:
+async def test_foreign_json_is_not_printed() -> None:
     async with answering(http(b'{"status": "ok"}', "200 OK", JSON)) as url:
         code, words = await status("--json", "--url", url)
 

@@ -124,7 +124,7 @@ class TestHTTP2:
             [answer] = await client.answers([endless])
             assert answer.status == 408
 
-    async def test_what_comes_behind_a_refusal_is_dropped(self) -> None:
+    async def test_bytes_behind_a_refusal_are_dropped(self) -> None:
         async with steered() as server, connect_http2(server) as client:
             number = client.protocol.get_next_available_stream_id()
             refused = await client.ask("/operator/pause", "PUT", whole=False)

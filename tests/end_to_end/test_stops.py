@@ -78,7 +78,7 @@ def server_on(
 # Between two steps
 
 
-async def test_a_stop_between_two_steps_of_an_answer_costs_nobody_a_turn(
+async def test_stopping_between_two_steps_of_an_answer_loses_no_turn(
     identity: Identity,
 ) -> None:
     """The ways side by side, as these servers mostly stand still."""
@@ -216,7 +216,7 @@ async def ask_until_no_buffer_takes_more(server: Program, client: Client) -> int
 
 
 @pytest.mark.parametrize("way", ["short way", "short way, TLS", "through Hypercorn"])
-async def test_who_asked_and_left_during_a_stop_is_not_granted_or_answered(
+async def test_a_client_that_asked_and_left_during_a_stop_is_not_granted_or_answered(
     way: str, identity: Identity
 ) -> None:
     """They ask an open bucket, which grants at once, and go on reading."""

@@ -137,7 +137,7 @@ AHEAD = "GET /?shard=99 HTTP/1.1\r\nHost: queue\r\n\r\n"
 WAYS = close, close_notify, half_close, reset, nonsense
 
 
-async def test_whoever_leaves_is_seen_at_once_and_costs_no_slot(identity: Identity) -> None:
+async def test_leaving_is_noticed_at_once_and_costs_no_slot(identity: Identity) -> None:
     async with (
         running_server(**identity.settings, GATEWAY_QUEUE_INTERVAL=3) as server,
         AsyncExitStack() as clients,
@@ -190,7 +190,7 @@ def hello(context: ssl.SSLContext) -> bytes:
     return outgoing.read()
 
 
-async def test_a_handshake_that_does_not_end_costs_nobody_else_anything(
+async def test_an_endless_handshake_does_not_affect_other_clients(
     identity: Identity,
 ) -> None:
     async with (
@@ -288,7 +288,7 @@ async def test_a_failing_handler_answers_nothing(identity: Identity) -> None:
             assert (await client.answer()).status == 200
 
 
-async def test_whoever_does_not_take_its_answer_is_cut_off(identity: Identity) -> None:
+async def test_a_client_that_does_not_take_its_answer_is_cut_off(identity: Identity) -> None:
     ping = bytes.fromhex("000008 06 00 00000000") + b"8 octets"
     soon = "answers_must_be_taken_soon"
     async with (
@@ -312,7 +312,9 @@ async def test_whoever_does_not_take_its_answer_is_cut_off(identity: Identity) -
 # Ending
 
 
-async def test_who_waits_is_served_within_the_grace_and_then_let_go(identity: Identity) -> None:
+async def test_waiting_clients_are_served_for_the_grace_period_and_then_dropped(
+    identity: Identity,
+) -> None:
     settings = {"GATEWAY_QUEUE_INTERVAL": 3, "GATEWAY_QUEUE_SHUTDOWN_GRACE": 7}
     async with (
         running_server(**identity.settings, **settings) as server,
@@ -363,7 +365,7 @@ async def test_the_commands_find_it_at_a_url(identity: Identity) -> None:
             assert said in "".join(program.lines)
 
 
-async def test_a_server_that_is_not_trusted_is_told_of(identity: Identity) -> None:
+async def test_an_untrusted_server_is_reported(identity: Identity) -> None:
     async with (
         running_server(**identity.settings) as server,
         running(*SERVER, "status", "--url", server.url, SSL_CERT_FILE=None) as status,

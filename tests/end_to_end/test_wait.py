@@ -107,7 +107,7 @@ async def test_through_a_proxy_a_client_that_polls_gets_in_when_one_that_holds_w
 
 
 @with_nginx
-async def test_through_that_proxy_a_client_that_holds_is_told_of_a_time_out(tmp_path: Path) -> None:
+async def test_a_held_client_gets_a_timeout_from_that_proxy(tmp_path: Path) -> None:
     """And if it is an old one, which takes any answer for a grant, it identifies now."""
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=LONG) as server,
@@ -125,7 +125,7 @@ async def test_through_that_proxy_a_client_that_holds_is_told_of_a_time_out(tmp_
 # What it is told
 
 
-async def test_who_is_put_off_is_told_its_place_and_when_to_expect_its_turn() -> None:
+async def test_a_202_has_the_position_and_the_expected_time() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server,
         connect(server) as client,
@@ -151,7 +151,9 @@ async def test_who_is_put_off_is_told_its_place_and_when_to_expect_its_turn() ->
     assert max(map(abs, errors)) < INTERVAL / 4 + moved, errors
 
 
-async def test_at_the_end_who_may_be_put_off_is_told_at_once_and_the_others_are_not() -> None:
+async def test_at_shutdown_clients_that_set_wait_are_answered_at_once_and_the_others_are_not() -> (
+    None
+):
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=LONG, GATEWAY_QUEUE_SHUTDOWN_GRACE=1) as server,
         connect(server) as patient,
@@ -173,7 +175,7 @@ async def test_at_the_end_who_may_be_put_off_is_told_at_once_and_the_others_are_
 # At nobody's cost
 
 
-async def test_who_is_put_off_is_not_granted_what_it_will_never_hear_of() -> None:
+async def test_a_client_told_to_ask_again_is_not_granted_at_the_same_time() -> None:
     """The waits end just as the bucket opens, a little before or after."""
     interval = 0.1
     heard = 0
@@ -189,7 +191,7 @@ async def test_who_is_put_off_is_not_granted_what_it_will_never_hear_of() -> Non
     assert 0 < heard == len(server.logged_so_far("identify_granted"))
 
 
-async def test_a_client_that_does_not_take_its_refusal_holds_up_nobody() -> None:
+async def test_a_client_that_does_not_take_its_refusal_delays_no_other() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=INTERVAL) as server,
         connect_http2(server, window=0) as stuck,

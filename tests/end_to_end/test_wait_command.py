@@ -210,7 +210,7 @@ async def test_a_wrong_key_is_refused() -> None:
         ("--shard", "0", "--url", "http://127.0.0.1:99999"),
     ],
 )
-async def test_what_is_wrong_is_said_before_anybody_is_asked(arguments: tuple[str, ...]) -> None:
+async def test_mistakes_are_reported_before_any_request(arguments: tuple[str, ...]) -> None:
     async with running(*SERVER, "wait", *arguments) as program:
         assert await program.ended() == 2
     assert "Traceback" not in "".join(program.lines)

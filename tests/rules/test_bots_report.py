@@ -68,7 +68,7 @@ def test_each_bot_has_a_line_and_those_in_trouble_come_first() -> None:
     assert lines[4].split()[-2:] == ["738", "12"]
 
 
-def test_what_is_wrong_is_told_without_what_a_terminal_would_obey() -> None:
+def test_errors_are_shown_without_control_characters() -> None:
     fault = {"file": "x\x1b[31m.toml", "error": "it is \a not TOML"}
 
     lines = shown(overview(faults=[fault], unknown_bot_waiting=2))

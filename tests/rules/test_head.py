@@ -54,7 +54,7 @@ HEADS = st.builds(
 
 
 @given(HEADS | st.binary(max_size=80).map(lambda data: data + END))
-def test_h11_understands_what_is_plain_in_the_same_way(data: bytes) -> None:
+def test_h11_understands_plain_heads_in_the_same_way(data: bytes) -> None:
     head = plain_head(data)
     if head is None:
         return

@@ -132,7 +132,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         with closing(journal_at(path)) as journal:
             assert shards(journal) == [0, 1, 2]
 
-    def test_a_day_later_it_counts_no_more_and_soon_it_is_gone(
+    def test_a_day_later_it_no_longer_counts_and_is_soon_removed(
         self, journal: Alone, path: Path, clock: WallClock
     ) -> None:
         journal.record(1, 0)
@@ -313,7 +313,9 @@ def write_with_a_gap(path: Path) -> None:
 
 
 class TestLock:
-    def test_a_second_one_is_told_who_has_the_journal(self, journal: Alone, path: Path) -> None:
+    def test_a_second_server_learns_which_one_holds_the_journal(
+        self, journal: Alone, path: Path
+    ) -> None:
         with pytest.raises(Held, match=f"process {os.getpid()} on {socket.gethostname()}"):
             journal_at(path)
         journal.record(1, 0)
@@ -374,7 +376,9 @@ class TestLock:
             assert "is in use by" in in_another_process(path)  # nor by trying again
         assert not in_another_process(path)
 
-    def test_without_the_lock_file_the_first_goes_on(self, journal: Alone, path: Path) -> None:
+    def test_without_the_lock_file_the_first_keeps_running(
+        self, journal: Alone, path: Path
+    ) -> None:
         delete_lock(path)
         journal.record(1, 0)
         journal.check()
@@ -396,7 +400,7 @@ class TestLock:
                 journal.record(2, 0)
 
     @parting
-    def test_a_lost_journal_does_no_harm_to_the_one_in_its_place(self, tmp_path: Path) -> None:
+    def test_a_lost_journal_does_not_damage_its_replacement(self, tmp_path: Path) -> None:
         path = tmp_path / "folder" / "journal.sqlite"
         with closing(journal_at(path)) as journal:
             journal.record(1, 0)
@@ -544,7 +548,9 @@ def full_disk() -> Iterator[None]:
 
 
 class TestFullDisk:
-    def test_what_cannot_be_written_is_not_recorded(self, journal: Alone, path: Path) -> None:
+    def test_a_grant_that_cannot_be_written_is_not_recorded(
+        self, journal: Alone, path: Path
+    ) -> None:
         journal.record(1, 0)
         with full_disk():
             for _ in range(3):
@@ -642,7 +648,7 @@ class TestFileOfOneBot:
             assert len(journals.of(BOT).last_day()) == 5
             assert shards(journals.of("another")) == []
 
-    def test_kill_9_right_after_the_change_does_no_harm(self, path: Path) -> None:
+    def test_kill_9_right_after_the_change_is_safe(self, path: Path) -> None:
         killed = "os.kill(os.getpid(), signal.SIGKILL)"
         assert not in_another_process(path, then=killed)
         with closing(Journals.at(path, heir="another")) as journals:

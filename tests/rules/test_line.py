@@ -299,7 +299,7 @@ def test_a_request_without_a_shard_keeps_no_seat(line: Line[Client]) -> None:
     assert line.disband() == []
 
 
-def test_a_shard_in_a_crash_loop_holds_up_nobody_and_keeps_its_rank() -> None:
+def test_a_shard_in_a_crash_loop_delays_no_other_and_keeps_its_rank() -> None:
     line = Line[Client](count(1), SEAT_TTL, lambda shard: 60.0 if shard == 1 else -math.inf)
     for shard in (1, 2, 3):
         line.arrive(Client(shard), 0.0)

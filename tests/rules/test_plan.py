@@ -52,7 +52,7 @@ def launched(
 
 
 @given(layout=layouts, shards=st.integers(0, 500))
-def test_each_shard_is_in_one_bucket_and_none_has_more_than_the_first(
+def test_each_shard_is_in_one_bucket_and_the_first_has_the_most(
     layout: Layout, shards: int
 ) -> None:
     counted = Counter(layout.bucket_of(shard) for shard in range(shards))
@@ -140,7 +140,7 @@ def test_the_reserve_is_not_for_launches() -> None:
     assert plan(10, Layout(), 5.5, Limits("counted", 100, 40, 50, 60.0)).missing == 10
 
 
-def test_nobody_knows_when_all_are_in_while_something_is_in_the_way() -> None:
+def test_the_time_is_unknown_while_there_is_an_obstacle() -> None:
     planned = plan(10, Layout(), 5.5, limits(), obstacle="journal")
 
     assert (planned.all_in_in, planned.obstacle, planned.missing) == (None, "journal", 0)

@@ -206,7 +206,7 @@ def test_a_pause_of_an_operator(pause: dict[str, Any], words: str) -> None:
     assert f"State paused by an operator {words}" in shown
 
 
-def test_a_newer_server_may_have_obstacles_of_its_own() -> None:
+def test_a_newer_server_may_have_unknown_obstacles() -> None:
     words = printed(document(obstacle="a new one"))
 
     assert "State grants nothing, for a reason unknown to this version" in words
@@ -278,7 +278,7 @@ def test_shards_that_have_not_asked_are_counted_apart(
     assert said in words
 
 
-def test_where_discord_recommends_nothing_only_those_in_line_are_told_of() -> None:
+def test_without_a_recommendation_only_shards_in_line_are_shown() -> None:
     assert "Others" not in printed(document(bucket(0, waiting=2)))
 
 
@@ -360,7 +360,7 @@ def test_any_width_will_do(width: int) -> None:
         printed(shown, width)  # which looks at the lines' widths
 
 
-def test_what_is_likely_fits_80_columns_without_a_break() -> None:
+def test_likely_output_fits_into_80_columns() -> None:
     words = printed(
         document(
             *(

@@ -63,7 +63,7 @@ def test_a_file_is_a_bare_token(folder: Path, content: str) -> None:
     assert (roster.wrong, roster.ignored) == ({}, frozenset())
 
 
-def test_a_file_in_toml_has_settings_of_its_own_and_the_rest_from_the_server(folder: Path) -> None:
+def test_a_toml_file_has_its_own_settings_and_the_rest_from_the_server(folder: Path) -> None:
     (folder / "beta.toml").write_text(f"""
 token = "{TOKEN}"
 interval = 6
@@ -97,7 +97,7 @@ def test_a_token_may_be_in_a_file_of_its_own(folder: Path, tmp_path: Path, name:
     assert token(read(folder).bots["main"]) == TOKEN
 
 
-def test_what_editors_and_kubernetes_put_beside_the_files_is_not_seen(folder: Path) -> None:
+def test_files_of_editors_and_kubernetes_are_ignored(folder: Path) -> None:
     (folder / "..2026_11_29").mkdir()
     (folder / "..2026_11_29" / "main").write_text(TOKEN)
     (folder / "..data").symlink_to("..2026_11_29")

@@ -203,7 +203,7 @@ class TestConfirmation:
         assert pace.ready_at == late(9.0 + 5.3)
 
     @pytest.mark.parametrize(("outcome", "seconds"), [("identified", 5.3), ("ready", 5.0)])
-    def test_what_overtakes_the_end_of_its_answer_counts_from_the_hand_over(
+    def test_a_confirmation_that_overtakes_its_answer_counts_from_the_hand_over(
         self, outcome: Outcome, seconds: float
     ) -> None:
         pace = Pace(SPACING, opens_at=0.0)
@@ -594,7 +594,7 @@ class TestCrashLoop:
             ("off", None),
         ],
     )
-    def test_it_is_so_many_grants_in_so_many_seconds_or_off(
+    def test_it_is_a_number_of_grants_and_seconds_or_off(
         self, text: str, rule: CrashLoop | None
     ) -> None:
         assert CrashLoop.parse(text) == rule
@@ -650,7 +650,7 @@ class TestRestarts:
         st.builds(CrashLoop, st.integers(1, 8), st.sampled_from([60.0, 600.0, DAY])),
         moments,
     )
-    def test_a_pause_lasts_from_a_minute_to_an_hour_and_only_hits_who_broke_the_rule(
+    def test_a_pause_lasts_from_a_minute_to_an_hour_and_only_affects_shards_that_broke_the_rule(
         self, waits: list[float], rule: CrashLoop, now: float
     ) -> None:
         shard, broke_it = restarts(rule=rule), False

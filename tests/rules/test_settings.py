@@ -165,7 +165,7 @@ class TestDescription:
 
 class TestWrongSetting:
     @pytest.mark.parametrize(("name", "given"), WRONG)
-    def test_the_message_names_it_what_was_given_and_what_is_allowed(
+    def test_the_message_has_the_name_the_value_and_what_is_allowed(
         self, name: str, given: str
     ) -> None:
         with pytest.raises(SettingsError) as caught:
@@ -275,7 +275,7 @@ class TestSource:
             load()
 
     @pytest.mark.parametrize("name", sorted(SECRETS))
-    def test_a_file_of_a_secret_that_is_of_no_use_is_named(
+    def test_an_unusable_file_of_a_secret_is_named(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = tmp_path / "a file"
@@ -562,7 +562,7 @@ class TestJournalPath:
         assert bot_of(SecretStr(token)) == application_id
 
     @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1))
-    def test_any_token_names_a_file_of_its_own_and_never_shows(self, text: str) -> None:
+    def test_any_token_has_its_own_file_name_and_is_never_shown(self, text: str) -> None:
         secret = f"{text}.s3cret"
         name = bot_of(SecretStr(secret))
         assert name == bot_of(SecretStr(secret))

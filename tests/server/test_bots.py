@@ -205,7 +205,7 @@ async def test_a_page_of_a_bot_is_about_that_bot(directory: Directory) -> None:
         assert 'bot="two"' not in metrics
 
 
-async def test_the_lobby_holds_so_many_and_tells_the_patient(directory: Directory) -> None:
+async def test_the_lobby_is_bounded_and_answers_clients_that_set_wait(directory: Directory) -> None:
     async with serving(directory) as client:
         with capture_logs() as logs:
             calls = [client.ask(f"/bots/three/?shard={n}") for n in range(MOST_GUESTS)]
@@ -228,7 +228,7 @@ async def test_the_lobby_holds_so_many_and_tells_the_patient(directory: Director
         assert [line["bot"] for line in logs if line["event"] == "unknown_bot"] == ["three", "four"]
 
 
-async def test_a_bot_that_is_added_grants_those_who_wait_for_it(directory: Directory) -> None:
+async def test_a_bot_that_is_added_grants_the_requests_waiting_for_it(directory: Directory) -> None:
     async with serving(directory) as client:
         calls = [client.ask("/bots/three/?shard=1"), client.ask("/bots/three/?shard=2&wait=300")]
         await trio.sleep(100)

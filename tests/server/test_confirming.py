@@ -28,7 +28,7 @@ async def test_what_is_said_of_a_grant_ends_its_hold(said: str, seconds: float) 
         assert (await other.answered()).at - said_at == pytest.approx(seconds, abs=2 * MOMENT)
 
 
-async def test_what_is_said_of_an_earlier_grant_leaves_the_hold_of_the_later_one() -> None:
+async def test_a_report_about_an_earlier_grant_does_not_end_the_hold_of_a_later_one() -> None:
     async with serving() as client:
         await client.get("/?shard=1&confirm=true")
         again = await client.get("/?shard=1&confirm=true")
@@ -45,7 +45,7 @@ async def test_a_grant_that_is_not_yet_cannot_be_confirmed() -> None:
         assert (await client.get("/confirm?shard=1&grant=2", "POST")).status == 404
 
 
-async def test_who_confirms_on_and_on_shuts_its_bucket_for_a_minute_at_most() -> None:
+async def test_repeated_confirmations_block_a_bucket_for_a_minute_at_most() -> None:
     async with serving() as client:
         with capture_logs() as logs:
             first = await client.get("/?shard=1&confirm=true")

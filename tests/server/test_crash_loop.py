@@ -71,7 +71,7 @@ async def test_an_operator_sees_who_is_slowed_down() -> None:
         )
 
 
-async def test_whoever_is_slowed_down_is_not_counted_as_ahead() -> None:
+async def test_shards_that_are_slowed_down_are_not_counted_as_ahead() -> None:
     async with serving(crash_loop="1/600") as client, background() as nursery:
         for shard in range(5):
             nursery.start_soon(crash, client, shard, [])
@@ -109,7 +109,9 @@ async def test_requests_without_a_shard_are_one_shard_where_there_is_one_bucket(
         assert (await named.answered()).at < (await nameless.answered()).at - 60
 
 
-async def test_requests_without_a_shard_are_nobody_where_there_are_several_buckets() -> None:
+async def test_requests_without_a_shard_do_not_count_as_a_shard_if_there_are_several_buckets() -> (
+    None
+):
     async with serving(crash_loop="1/600", token=True) as client:
         queue = client.queue
         queue.read(limit(), GATEWAY, trio.current_time())

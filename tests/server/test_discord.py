@@ -139,7 +139,7 @@ async def test_nothing_is_granted_while_the_token_is_refused() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_the_system_and_the_network_throw_is_tried_again(thrown: Exception) -> None:
+async def test_errors_of_the_system_and_the_network_are_retried(thrown: Exception) -> None:
     async with reading(thrown) as (client, _):
         await trio.sleep(0.1)
         assert type(thrown).__name__ in (await limits(client))["failure"]["error"]

@@ -115,7 +115,7 @@ async def test_each_shard_has_the_letter_of_its_state() -> None:
         assert shards(viewer) == "ixiiii.."
 
 
-async def test_those_who_name_no_shard_or_one_beyond_the_picture_are_counted() -> None:
+async def test_requests_without_a_shard_or_beyond_the_picture_are_counted() -> None:
     async with watched() as client:
         for target in ("/", "/?shard=4294967295", "/?shard=1"):
             client.ask(target)
@@ -150,7 +150,7 @@ async def test_shards_in_a_crash_loop_do_not_put_off_when_the_others_are_in() ->
     assert whole["summary"]["all_in_in"] == pytest.approx(60, abs=1)
 
 
-async def test_what_happens_is_told_once_in_plain_words() -> None:
+async def test_each_event_is_reported_once_in_plain_words() -> None:
     async with watched(buckets=2) as client:
         await client.get("/?shard=1")
         viewer = await look(client)
@@ -182,7 +182,7 @@ async def test_what_an_operator_orders_is_told(operator_key: str | None) -> None
     assert change["events"][0]["text"] == "An operator ended the pause"
 
 
-async def test_the_history_goes_back_an_hour_whether_somebody_looks_or_not() -> None:
+async def test_the_history_goes_back_an_hour_even_without_viewers() -> None:
     async with watched(interval=60) as client:
         for shard in range(3):
             client.ask(f"/?shard={shard}")
@@ -267,7 +267,7 @@ async def test_there_are_at_most_32_viewers() -> None:
         assert names(await look(client)) == ["whole"]
 
 
-async def test_who_leaves_before_the_first_message_takes_no_place() -> None:
+async def test_a_viewer_that_leaves_before_the_first_message_takes_no_place() -> None:
     async with watched() as client:
         for _ in range(100):
             viewer = client.ask(FEED)
@@ -391,7 +391,7 @@ async def test_no_path_of_the_page_takes_a_turn(target: str, method: str, status
 
 @pytest.mark.parametrize("api_key", [None, KEY])
 @pytest.mark.parametrize("target", ["/", "/?", "/?wait=3&x=shard"])
-async def test_who_opens_the_server_in_a_browser_is_led_to_the_page(
+async def test_a_browser_that_opens_the_server_is_redirected_to_the_page(
     target: str, api_key: str | None
 ) -> None:
     person = {"Sec-Fetch-Dest": "document", "Sec-Fetch-Site": "cross-site"}

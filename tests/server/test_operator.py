@@ -100,7 +100,7 @@ class TestPause:
             await ordered(client, "PUT", "/pause", {"for": 60, "reason": "two"})
             assert (await client.get("/?shard=1")).at == began_at + 60
 
-    async def test_confirmations_leavers_resizes_and_readings_go_on(self) -> None:
+    async def test_confirmations_departures_resizes_and_readings_continue(self) -> None:
         async with serving(token=True, operator_key=KEY) as client:
             client.queue.read(limit(max_concurrency=1), GATEWAY, trio.current_time())
             first = await client.get("/?shard=1&confirm=true")
@@ -151,7 +151,9 @@ class TestRestart:
                 assert (await client.get("/?shard=1")).at == pytest.approx(began_at + 3000, abs=0.1)
         assert {"paused", "interval_changed", "resumed"} <= {line["event"] for line in logs}
 
-    async def test_what_cannot_be_written_down_holds_and_is_not_ended(self, tmp_path: Path) -> None:
+    async def test_an_order_that_cannot_be_written_applies_and_cannot_be_ended(
+        self, tmp_path: Path
+    ) -> None:
         path = tmp_path / "journal.sqlite"
         async with serving(operator_key=KEY, journal=journal_at(path)) as client:
             await ordered(client, "PUT", "/interval", {"seconds": 20})
@@ -371,7 +373,7 @@ class TestKeys:
             missing = await client.get("/operator")
             assert (missing.status, missing.headers["www-authenticate"]) == (401, "Bearer")
 
-    async def test_whoever_guesses_has_five_tries_a_second(self) -> None:
+    async def test_guessing_is_limited_to_five_keys_a_second(self) -> None:
         async with serving(operator_key=KEY) as client:
             wrong = {"Authorization": "Bearer wrong"}
             tries = [await client.ask("/operator", headers=wrong).answered() for _ in range(7)]

@@ -80,7 +80,7 @@ async def test_everyone_is_in_when_it_says_with_another_interval() -> None:
         assert await all_in_in(client, 50) == about(plan["all_in_in"])
 
 
-async def test_whoever_stands_aside_makes_nobody_later_than_it_says() -> None:
+async def test_shards_that_stand_aside_do_not_break_estimates() -> None:
     async with serving(crash_loop="1/600") as client:
         for _ in range(2):
             await client.get(f"/?shard={OTHERS}")
@@ -129,7 +129,7 @@ async def test_a_plan() -> None:
         }
 
 
-async def test_starts_of_which_none_is_used_come_back_a_day_after_the_first() -> None:
+async def test_unused_starts_are_available_again_a_day_after_the_first() -> None:
     async with serving() as client:
         assert (await planned(client, "shards=1"))["limits"]["reset_in"] == 86_400
 
@@ -148,7 +148,7 @@ async def test_the_limits_are_discords_and_a_cap_is_a_cap() -> None:
         assert plan["limits"]["reset_in"] == about(3540)
 
 
-async def test_what_is_in_the_way_leaves_the_time_unknown() -> None:
+async def test_an_obstacle_leaves_the_time_unknown() -> None:
     async with serving(starts=1) as client:
         plan = await planned(client, "shards=1")
         assert plan["all_in_in"] == about(FIRST)
@@ -159,7 +159,7 @@ async def test_what_is_in_the_way_leaves_the_time_unknown() -> None:
         assert (await planned(client, "shards=1"))["obstacle"] == "ending"
 
 
-async def test_each_of_several_bots_has_plans_of_its_own() -> None:
+async def test_each_of_several_bots_has_its_own_plans() -> None:
     async with serving(buckets=2) as client:
         bots = client.app.bots
         bots.several = True

@@ -41,7 +41,7 @@ async def test_it_is_in_nobodys_way() -> None:
         assert (await probe.answered()).at == pytest.approx(900, abs=0.01)
 
 
-async def test_who_named_a_probe_learns_what_became_of_it() -> None:
+async def test_the_outcome_of_a_named_probe_can_be_queried() -> None:
     async with serving() as client:
         assert (await client.get(f"/probe?id={NAME}")).status == 404
         probe = client.ask(f"/probe?hold=5&id={NAME}")

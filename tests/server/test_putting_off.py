@@ -46,7 +46,7 @@ async def test_a_client_that_polls_gets_in_when_one_that_holds_would() -> None:
             assert at - started_at - FIRST - number * INTERVAL == pytest.approx(0, abs=0.1)
 
 
-async def test_it_is_told_its_position_and_when_it_may_expect_its_turn() -> None:
+async def test_it_learns_its_position_and_the_expected_time() -> None:
     async with serving() as client:
         for shard in range(3):
             client.ask(f"/?shard={shard}")
@@ -80,7 +80,7 @@ async def test_nobody_is_granted_while_it_is_told_to_ask_again() -> None:
         assert (await client.get("/?shard=0")).status == 200  # the one start is still there
 
 
-async def test_without_a_token_it_is_told_when_the_next_start_comes_back() -> None:
+async def test_without_a_token_it_says_when_the_next_start_is_available() -> None:
     async with serving(starts=2, reserve="1") as client:
         await client.get("/?shard=0")
         granted_at = trio.current_time()
@@ -92,7 +92,7 @@ async def test_without_a_token_it_is_told_when_the_next_start_comes_back() -> No
         assert back_at - granted_at == pytest.approx(86_400, abs=1)
 
 
-async def test_when_it_ends_the_patient_are_told_at_once_and_the_others_wait_on() -> None:
+async def test_when_it_ends_only_clients_that_set_wait_are_answered_at_once() -> None:
     async with serving() as client:
         patient = client.ask("/?shard=0&wait=3600")
         plain = client.ask("/?shard=1")
@@ -102,7 +102,7 @@ async def test_when_it_ends_the_patient_are_told_at_once_and_the_others_wait_on(
         assert (await plain.answered()).status == 200
 
 
-async def test_when_it_ends_each_of_many_patient_is_told_at_once() -> None:
+async def test_when_it_ends_many_clients_that_set_wait_are_answered_at_once() -> None:
     async with serving(token=True) as client:
         queue = client.queue
         queue.read(limit(), GATEWAY, trio.current_time())
@@ -116,7 +116,7 @@ async def test_when_it_ends_each_of_many_patient_is_told_at_once() -> None:
             assert (answer.status, answer.at) == (202, began)
 
 
-async def test_whoever_arrives_in_the_instant_of_the_end_is_told_at_once() -> None:
+async def test_clients_arriving_at_the_instant_of_the_end_are_answered_at_once() -> None:
     async with serving() as client:
         await trio.sleep(MOMENT)
         patient = client.ask("/?shard=0&wait=3600")
@@ -126,7 +126,7 @@ async def test_whoever_arrives_in_the_instant_of_the_end_is_told_at_once() -> No
         assert (await patient.answered()).at == began
 
 
-async def test_what_is_expected_is_off_by_less_than_an_interval_with_leavers() -> None:
+async def test_estimates_are_off_by_less_than_an_interval_if_clients_leave() -> None:
     async with serving(buckets=4) as client:
         expected: dict[int, float] = {}
         calls = {}
@@ -226,7 +226,7 @@ async def test_only_a_grant_of_the_last_15_minutes_can_be_confirmed() -> None:
         "confirm=true&confirm=true",
     ],
 )
-async def test_what_cannot_be_meant_is_refused_and_costs_nobody_anything(query: str) -> None:
+async def test_malformed_requests_are_refused_and_cost_nothing(query: str) -> None:
     async with serving(starts=1) as client:
         for _ in range(3):
             answer = await client.get(f"/?shard=0&{query}")

@@ -100,7 +100,7 @@ async def test_an_idle_bucket_grants_at_once() -> None:
         assert (await client.get("/?shard=7")).at == asked_at
 
 
-async def test_whoever_leaves_costs_no_slot_and_no_session_start() -> None:
+async def test_leaving_costs_no_slot_and_no_session_start() -> None:
     async with serving(starts=2) as client:
         leavers = [client.ask(f"/?shard={shard}") for shard in range(50)]
         await trio.sleep(MOMENT)
@@ -198,7 +198,7 @@ async def test_a_cap_never_parts_shards_of_one_key() -> None:
                 assert all(gap >= INTERVAL for gap in gaps(same_key))
 
 
-async def test_a_change_of_buckets_in_the_instant_of_arrivals_loses_nobody() -> None:
+async def test_a_resize_at_the_instant_of_arrivals_loses_no_shard() -> None:
     async with serving(token=True, interval=0.01) as client:
         queue = client.queue
         queue.read(limit(100_000, 100_000), GATEWAY, trio.current_time())
@@ -216,7 +216,7 @@ async def test_a_change_of_buckets_in_the_instant_of_arrivals_loses_nobody() -> 
         assert len(await answers(calls)) == 1000
 
 
-async def test_whoever_comes_leaves_or_asks_while_many_seats_move_has_its_place() -> None:
+async def test_shards_that_arrive_leave_or_ask_while_seats_move_have_their_places() -> None:
     """They move a hundred at a time, so most of them have not come when the others go on."""
     async with serving(token=True, interval=0.01) as client:
         queue = client.queue
@@ -304,7 +304,7 @@ async def test_each_crossing_of_half_and_of_the_reserve_is_logged_once() -> None
     assert events == ["session_starts_half_used", "session_starts_reserve_reached"]
 
 
-async def test_what_cannot_be_recorded_is_not_granted(tmp_path: Path) -> None:
+async def test_a_grant_that_cannot_be_recorded_is_not_given(tmp_path: Path) -> None:
     journal = journal_at(tmp_path / "journal.sqlite")
     other = sqlite3.connect(tmp_path / "journal.sqlite", isolation_level=None)
     with capture_logs() as logs:

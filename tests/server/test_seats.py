@@ -142,7 +142,7 @@ async def test_a_request_without_a_shard_keeps_no_seat() -> None:
         assert (await client.get("/")).status == 200
 
 
-async def test_a_client_that_asks_again_all_the_time_takes_no_more_than_its_seat() -> None:
+async def test_a_client_that_asks_all_the_time_only_gets_one_seat() -> None:
     async with serving() as client:
         patient = client.ask("/?shard=9")
         await trio.sleep(MOMENT)

@@ -46,7 +46,7 @@ async def test_after_plain_grants_it_takes_one_interval(path: Path) -> None:
         assert await first_grant(path) == pytest.approx(INTERVAL)
 
 
-async def test_nothing_is_known_of_what_came_before_memory_or_a_new_file(path: Path) -> None:
+async def test_the_past_is_unknown_in_memory_and_with_a_new_file(path: Path) -> None:
     for place in (None, None, path):
         assert await first_grant(place) == pytest.approx(FIRST)
 

@@ -53,7 +53,7 @@ async def test_it_is_made_once_a_second_for_all_who_ask() -> None:
         assert (await status(client))["waiting"] == 1
 
 
-async def test_a_reader_that_leaves_while_it_is_made_takes_it_from_nobody() -> None:
+async def test_a_reader_that_leaves_while_a_page_is_made_does_not_affect_the_others() -> None:
     async with serving(buckets=1000) as client:
         leaver = client.ask("/status")
         other = client.ask("/status")
@@ -79,7 +79,7 @@ async def test_it_is_short_however_many_wait_or_are_slowed_down() -> None:
     assert {slowed["starts"] for slowed in longest} == {2}
 
 
-async def test_when_all_who_wait_are_in_and_how_many_of_them_have_a_start() -> None:
+async def test_it_shows_when_all_are_in_and_how_many_have_a_start() -> None:
     async with serving(buckets=2, starts=5) as client:
         await wait_for(client, 0, 2, 4, 1)
         found = await status(client)
@@ -225,7 +225,7 @@ async def crowded(*, history: int = 0, slowed: int = 0) -> AsyncIterator[Client]
 
 
 @pytest.mark.alone
-async def test_what_a_request_costs_grows_neither_with_history_nor_with_crash_loops() -> None:
+async def test_the_cost_of_a_request_does_not_grow_with_history_or_crash_loops() -> None:
     """The best of many rounds in turn, as other processes take the processor and its caches."""
     best: dict[tuple[str, str], float] = {}
     with capture_logs():
