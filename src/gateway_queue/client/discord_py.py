@@ -58,7 +58,7 @@ else:
 
 
 class QueuedIdentify(_Client):
-    """A mixin to put before the library's class, of which it takes nothing away:
+    """A mixin to put before the library's class, of which it takes nothing away::
 
         class MyBot(QueuedIdentify, commands.AutoShardedBot): ...
 

@@ -82,7 +82,7 @@ class _Answer:
 
 
 class GatewayQueue:
-    """A client for a Gateway Queue, to be asked before each IDENTIFY of a bot's shards.
+    """A client for a Gateway Queue, to be asked before each IDENTIFY of a bot's shards::
 
         async with GatewayQueue("http://127.0.0.1:8000") as queue:
             grant = await queue.wait(shard_id)
