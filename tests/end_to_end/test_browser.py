@@ -9,6 +9,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import httpx
 import pytest
 import trio
 from background import background
-from fake_discord import fake_discord
+from fake_discord import TOKEN, fake_discord
 from harness import Program, free_port, running_server
 from raw import HTTP2Client, connect, connect_http2, grant_of, waiting
 
@@ -108,6 +109,12 @@ async def _take_answers(client: HTTP2Client) -> None:
         client.take(data)
 
 
+def order(address: str, what: str, body: dict[str, object]) -> None:
+    """Do what an operator may do elsewhere than on the page."""
+    headers = {"Authorization": f"Bearer {KEY}"}
+    httpx.put(f"{address}/operator/{what}", json=body, headers=headers).raise_for_status()
+
+
 def headline(page: Page, words: str | re.Pattern[str]) -> None:
     expect(page.locator("#headline")).to_have_text(words)
 
@@ -177,7 +184,8 @@ async def test_opening_the_server_redirects_to_the_page() -> None:
         assert server.logged_so_far("identify_queued") == []
 
 
-async def test_what_stands_in_the_way_is_said() -> None:
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_what_stands_in_the_way_is_said(scheme: str) -> None:
     def is_stopped(page: Page) -> None:
         banner = page.get_by_role("region", name="What is in the way")
         expect(banner).to_contain_text("The reserve is reached.")
@@ -188,7 +196,24 @@ async def test_what_stands_in_the_way_is_said() -> None:
     async with running_server(**ONE_START) as server:
         await grant_of(server, 1)
         async with waiting(server, 3):
-            await in_browser(f"{server.url}/dashboard", is_stopped, is_accessible)
+            parts = is_stopped, is_accessible
+            await in_browser(f"{server.url}/dashboard", *parts, color_scheme=scheme)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_limits_that_are_not_known_are_not_made_up(scheme: str) -> None:
+    def are_unknown(page: Page) -> None:
+        banner = page.get_by_role("region", name="What is in the way")
+        expect(banner).to_contain_text("Discord's limits are not known.")
+        expect(banner).to_contain_text("The last reading failed")
+        headline(page, "1 shard waits, nobody is let in")
+        expect(page.get_by_role("region", name="Session starts")).to_contain_text("Unknown")
+
+    nobody = f"http://127.0.0.1:{free_port()}"
+    settings = {"DISCORD_TOKEN": TOKEN, "GATEWAY_QUEUE_DISCORD_API": nobody}
+    async with running_server(**settings) as server, waiting(server, 3):
+        parts = are_unknown, is_accessible
+        await in_browser(f"{server.url}/dashboard", *parts, color_scheme=scheme)
 
 
 async def test_what_happened_is_said_in_plain_words() -> None:
@@ -326,7 +351,7 @@ async def test_an_operator_slows_down_and_has_the_limits_read() -> None:
         page.locator("#key").fill(KEY)
         page.keyboard.press("Enter")
         pace = page.get_by_role("region", name="Pace")
-        expect(pace).to_contain_text("one shard every 90 s in each instead of 60 s, until")
+        expect(pace).to_contain_text("one shard every 90 s in each instead of 60 s: an operator")
 
     def goes_back(page: Page) -> None:
         page.get_by_role("button", name="Pace").click()
@@ -518,9 +543,9 @@ async def test_each_of_several_bots_has_its_verdict_and_its_page(tmp_path: Path)
         expect(page.get_by_role("region", name="Files that are wrong")).to_contain_text("delta")
         bots = page.get_by_role("region", name="Bots").get_by_role("listitem")
         expect(bots).to_have_count(3)
-        expect(bots.nth(0)).to_contain_text("Everyone is in by")
-        expect(bots.nth(1)).to_contain_text("No shard has asked")
-        expect(bots.nth(2)).to_contain_text("Nobody can be let in")
+        expect(bots.nth(0)).to_contain_text("Nobody can be let in")  # what is wrong comes first
+        expect(bots.nth(1)).to_contain_text("Everyone is in by")
+        expect(bots.nth(2)).to_contain_text("No shard has asked")
         expect(page).to_have_title("Stopped, 1 wait \u2013 Gateway Queue")
 
     def is_opened(page: Page) -> None:
@@ -543,13 +568,21 @@ async def test_each_of_several_bots_has_its_verdict_and_its_page(tmp_path: Path)
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_there_is_room_for_two_hundred_bots_on_a_phone(tmp_path: Path, scheme: str) -> None:
-    put(tmp_path, {f"customer-with-a-rather-long-name-{n}.toml": "" for n in range(200)})
+    put(tmp_path, {f"customer-with-a-rather-long-name-{n}.toml": "" for n in range(170)})
+    put(tmp_path, {f"customer-with-trouble-{n}": f"MTIz{n}.x.y" for n in range(30)})
+    settings = {
+        "GATEWAY_QUEUE_BOTS": tmp_path,
+        "GATEWAY_QUEUE_DISCORD_API": f"http://127.0.0.1:{free_port()}",
+        "GATEWAY_QUEUE_OPERATOR_KEY": KEY,
+    }
 
     def fit(page: Page) -> None:
-        headline(page, "200 bots")
+        order(f"{server.url}/bots/customer-with-a-rather-long-name-7", "pause", {})
+        headline(page, "31 of 200 bots let nobody in")
+        expect(page.locator("#detail")).to_contain_text("and 26 more")
         assert _overflow(page) <= 0
 
-    async with running_server(GATEWAY_QUEUE_BOTS=tmp_path) as server:
+    async with running_server(**settings) as server:
         await in_browser(
             *(f"{server.url}/dashboard", fit, is_accessible),
             viewport={"width": 320, "height": 640},
@@ -561,16 +594,41 @@ async def test_there_is_room_for_two_hundred_bots_on_a_phone(tmp_path: Path, sch
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_axe_finds_nothing(scheme: str) -> None:
+async def test_axe_finds_nothing_whatever_an_operator_does(scheme: str) -> None:
     def is_busy(page: Page) -> None:
         headline(page, re.compile("Everyone is in by"))
         page.get_by_label("Find a shard").fill("299")
         page.keyboard.press("Enter")
         expect(page.get_by_role("region", name="Shard 299")).to_contain_text("has not asked")
 
-    async with launch(300, GATEWAY_QUEUE_INTERVAL=LONG) as server:
+    def is_chosen(page: Page) -> None:
+        page.get_by_label("Find a shard").fill("290")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="Let it go first")).to_be_visible()
+
+    def is_to_be_dropped(page: Page) -> None:
+        page.get_by_role("button", name="Drop its seat").click()
+        expect(page.get_by_role("dialog", name="Drop shard 290?")).to_be_visible()
+
+    def is_slowed_down(page: Page) -> None:
+        page.keyboard.press("Escape")
+        order(server.url, "interval", {"seconds": 90})
+        expect(page.get_by_role("region", name="Pace")).to_contain_text("90 s")
+
+    def is_paused(page: Page) -> None:
+        order(server.url, "pause", {"reason": "Discord has an incident", "for": 3600})
+        headline(page, "Paused, 295 shards wait")
+
+    def is_gone(page: Page) -> None:
+        trio.from_thread.run(server.stop)
+        expect(page.locator("#live")).to_have_text(re.compile("No answer for"))
+
+    states = is_busy, is_chosen, is_to_be_dropped, is_slowed_down, is_paused, is_gone
+    async with launch(300, GATEWAY_QUEUE_INTERVAL=LONG, GATEWAY_QUEUE_OPERATOR_KEY=KEY) as server:
         await in_browser(
-            *(f"{server.url}/dashboard", is_busy, is_accessible),
+            f"{server.url}/dashboard",
+            *chain.from_iterable((state, is_accessible) for state in states),
+            quiet=False,
             color_scheme=scheme,
         )
 

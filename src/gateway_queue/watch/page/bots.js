@@ -12,6 +12,7 @@ import { agree, clock, many, number, zone } from "./words.js";
 
 const NAME = "Gateway Queue";
 const BADGES = { ready: "Ready", busy: "Granting", paused: "Paused", stopped: "Stopped" };
+const STOPPED = ["stopped", "paused"];
 const MOST_NAMES = 5; // in one sentence
 
 const live = new Live(showOld);
@@ -19,7 +20,7 @@ follow(new URL("feed", import.meta.url), { told, lost: (reason) => live.lost(rea
 
 function told({ data }) {
   const now = Date.now();
-  const bots = data.bots.map((bot) => described(bot, now));
+  const bots = data.bots.map((bot) => described(bot, now)).sort(byTrouble);
   const { state, headline, detail, within } = verdictOfAll(bots, data, now);
   say(byId("headline"), headline);
   say(byId("detail"), detail);
@@ -30,6 +31,11 @@ function told({ data }) {
   showTab(state, data.waiting, within, NAME);
   speak(state, `${headline}. ${detail}`, now);
   live.told(now);
+}
+
+// Those that let nobody in come first.
+function byTrouble(one, other) {
+  return STOPPED.includes(other.verdict.state) - STOPPED.includes(one.verdict.state);
 }
 
 function showOld() {
@@ -80,7 +86,7 @@ function countsOf(bot) {
 }
 
 function verdictOfAll(bots, { waiting, unknown_bot_waiting: strangers }, now) {
-  const stopped = bots.filter(({ verdict: { state } }) => ["stopped", "paused"].includes(state));
+  const stopped = bots.filter(({ verdict: { state } }) => STOPPED.includes(state));
   const busy = bots.filter((bot) => bot.waiting);
   const withins = busy.map(({ verdict: { within } }) => within);
   const within = withins.includes(null) ? null : Math.max(0, ...withins);

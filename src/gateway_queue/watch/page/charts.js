@@ -56,8 +56,8 @@ export function drawBurnDown(svg, picture, within, now) {
 function waitingOverTime({ samples, every, sampledAt, summary }, now) {
   const age = (now - sampledAt) / 1000;
   const points = samples.map(([waiting], index) => [-age - every * (samples.length - 1 - index), waiting]);
-  const start = Math.max(-summary.uptime, points.length ? points[0][0] - every : -age);
-  points.unshift([start, points.length === 0 || start === -summary.uptime ? 0 : points[0][1]]);
+  const isFromStart = age + every * (samples.length + 1) > summary.uptime;
+  points.unshift(isFromStart ? [-summary.uptime, 0] : [points[0][0] - every, points[0][1]]);
   points.push([0, summary.waiting]);
   let launch = points.length - 1;
   while (launch > 0 && points[launch][1] === 0) launch -= 1;

@@ -14,7 +14,7 @@ export function showBuckets(picture, now) {
     number(letIn[bucket]),
     number(waiting),
     number(away),
-    waiting ? (obstacle ? "held" : opensIn ? `in ${length(opensIn)}` : "now") : "",
+    waiting ? (obstacle ? "held" : Math.round(opensIn) ? `in ${length(opensIn)}` : "now") : "",
     waiting ? (allInIn === null ? "not known" : clock(allInIn, now)) : "",
   ]);
   list(byId("buckets"), rows, bucketRow, (row, cells) => {

@@ -25,7 +25,7 @@ function showStarts({ limits, waiting, covered, back_in: back }, now) {
     : waiting
       ? `Enough for the ${number(waiting)} that wait, ${number(left - waiting)} to spare`
       : `Of ${number(limits.total)} in 24 hours`;
-  say(byId("starts-enough"), limits.known ? enough : "Discord has not told yet");
+  say(byId("starts-enough"), limits.known ? enough : "Discord has not said yet");
   const parts = [["used", used], ["needed", covered], ["free", left - covered], ["kept", kept]];
   showBar(byId("starts-bar"), limits.known ? parts : []);
   const more = [];
@@ -37,7 +37,7 @@ function showStarts({ limits, waiting, covered, back_in: back }, now) {
     }
     more.push(limits.age === null ? "Counted here, without a token." : `Discord said so ${length(limits.age)} ago.`);
   }
-  if (limits.failure) more.push(`The last reading failed: ${limits.failure.error}`);
+  if (limits.known && limits.failure) more.push(`The last reading failed: ${limits.failure.error}`);
   say(byId("starts-more"), more.join(" "));
 }
 
@@ -47,9 +47,11 @@ function showPace(picture, now) {
   say(byId("pace-possible"), `of ${number(pace.possible)} possible`);
   const { interval, configured = interval, ends_in: rest } = pace;
   const every = `${many(buckets.length, "bucket")}, one shard every ${interval} s in each`;
-  const until = rest === null ? "until somebody ends that" : `until ${clock(rest, now)}`;
-  const slower = ` instead of ${configured} s, ${until}, as an operator said`;
-  say(byId("pace-more"), interval === configured ? every : every + slower);
+  const isSlowed = interval !== configured;
+  const until = rest === null ? "somebody ends it" : clock(rest, now);
+  const slower = ` instead of ${configured} s: an operator slowed it down until ${until}`;
+  say(byId("pace-more"), isSlowed ? every + slower : every);
+  mark(byId("pace-more"), "class", isSlowed ? "small slowed" : "small");
   drawPace(byId("pace-chart"), picture);
 }
 
