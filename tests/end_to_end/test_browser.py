@@ -20,6 +20,7 @@ from background import background
 from fake_discord import TOKEN, fake_discord
 from harness import Program, free_port, running_server
 from raw import HTTP2Client, connect, connect_http2, grant_of, waiting
+from verdicts import LENGTHS, NOW, OVERVIEWS, PLANS, VERDICTS
 
 pytest.importorskip("playwright")
 pytest.importorskip("axe_playwright_python")
@@ -38,6 +39,30 @@ ONE_START: dict[str, object] = {
     "GATEWAY_QUEUE_RESERVE": 1,
 }
 PICTURES = os.environ.get("PICTURES")
+
+# The page's own words, for cases that ``verdicts.py`` has for the commands too.
+VERDICT = """async ([figures, shards, now]) => {
+    const { verdict } = await import("/dashboard/verdict.js");
+    const { Picture } = await import("/dashboard/picture.js");
+    const picture = Object.assign(new Picture(), { shards: [...shards] });
+    return verdict(figures, picture.counts(), now);
+}"""
+OVERVIEW = """async ([bots, strangers, now]) => {
+    const { described, verdictOfAll } = await import("/dashboard/overview.js");
+    const waiting = bots.reduce((sum, bot) => sum + bot.waiting, 0);
+    const all = { waiting, unknown_bot_waiting: strangers };
+    const its = verdictOfAll(bots.map((bot) => described(bot, now)), all, now);
+    return [its.state, its.headline, its.detail];
+}"""
+PLAN = """async ([plan, now]) => {
+    const { inWords } = await import("/dashboard/plan.js");
+    return inWords(plan, now);
+}"""
+LENGTH = """async (seconds) => {
+    const { length } = await import("/dashboard/words.js");
+    return length(seconds);
+}"""
+
 SMALLEST_TARGET = 24  # pixels: https://www.w3.org/TR/WCAG22/#target-size-minimum
 
 PATIENCE = 120_000.0  # milliseconds for what has to happen: far more than it takes
@@ -232,6 +257,26 @@ async def test_what_happened_is_said_in_plain_words() -> None:
         await client.get("/?shard=3")
         await client.post("/confirm?shard=3&outcome=invalid_session")
         await in_browser(f"{server.url}/dashboard", is_told, is_accessible)
+
+
+async def test_the_page_says_what_the_commands_say() -> None:
+    def says(page: Page) -> None:
+        headline(page, "Nobody waits")
+        now = NOW.timestamp() * 1000
+        for figures, shards, state, words, detail, banner in VERDICTS.values():
+            its = page.evaluate(VERDICT, [figures, shards, now])
+            assert (its["state"], its["headline"], its["detail"]) == (state, words, detail)
+            shown = its["banner"] and f"{its['banner']['title']} {its['banner']['text']}"
+            assert shown == banner
+        for bots, strangers, *expected in OVERVIEWS.values():
+            assert page.evaluate(OVERVIEW, [bots, strangers, now]) == expected
+        for plan, words in PLANS.values():
+            assert page.evaluate(PLAN, [plan, now]) == words
+        for seconds, words in LENGTHS.items():
+            assert page.evaluate(LENGTH, seconds) == words
+
+    async with running_server() as server:
+        await in_browser(f"{server.url}/dashboard", says, timezone_id="UTC")
 
 
 # What an operator does

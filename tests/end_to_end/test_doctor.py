@@ -63,8 +63,8 @@ async def test_all_is_well() -> None:
     assert said[3:] == [
         "Leaving a request that is held ...",
         "ok The server notices when a client leaves.",
-        "Being held for 1.0s ...",
-        "ok A request was held for 1.0s, and answered at once; longer was not tried.",
+        "Being held for 1.0 s ...",
+        "ok A request was held for 1.0 s, and answered at once; longer was not tried.",
         WELL,
     ]
     assert not server.logged_so_far("identify_queued")
@@ -239,7 +239,7 @@ async def test_it_sees_by_what_a_request_is_cut(setup: Setup, tmp_path: Path) ->
     if setup.cut is None:
         assert code == 0
         assert held == [
-            "ok A request was held for 4.0s, and answered at once; longer was not tried."
+            "ok A request was held for 4.0 s, and answered at once; longer was not tried."
         ]
         return
     assert code == 1

@@ -294,5 +294,6 @@ def field(line: str) -> str:
 
 def comparable(lines: list[str]) -> list[str]:
     text = "\n".join(lines).rstrip()
-    text = re.sub(r"(?<=may open )\d+", "0", text)  # this system's own
-    return re.sub(r"(?<=: )\d+\.\d+|(?<=after )\d+\.\d+(?=s)", "0.0", text).split("\n")
+    text = re.sub(r"(?<=may open )[\d,]+", "0", text)  # this system's own
+    text = re.sub(r"\b\d\d:\d\d\b", "08:00", text)  # the time of day
+    return re.sub(r"(?<=: )\d+\.\d+|(?<=after )\d+\.\d+(?= s)", "0.0", text).split("\n")

@@ -42,13 +42,13 @@ async def test_a_launch_after_those_who_wait() -> None:
 
     assert (code, other_code) == (0, 0)
     assert words.startswith(f"Plan for 100 shards at {server.url}\n")
-    assert "Pace 4 buckets, 60s between grants in each" in words
-    assert "These take 24m 0s" in words
-    assert "Before them 2 waiting" in words
-    assert "All of these in 26m " in words
-    assert "Session starts enough: 102 needed, 950 left" in words
-    assert "Pace 100 buckets, 120s between grants in each" in said(other)
-    assert "These take 0.0s" in said(other)
+    assert "4 buckets, one shard every 60 s in each." in words
+    assert "950 of 1,000 session starts may be granted" in words
+    words = " ".join(words.split())
+    assert "100 shards in 4 buckets take 24 min 0 s. 2 wait before them." in words
+    assert ", in 26 min " in words
+    assert "100 buckets, one shard every 120 s in each." in said(other)
+    assert "take 0 s." in said(other)
 
 
 async def test_json_is_the_servers() -> None:
@@ -89,10 +89,9 @@ async def test_a_plan_without_a_server() -> None:
 
     assert code == 0
     words = said(program)
-    assert words.startswith("Plan for 2000 shards without a server\n")
-    assert "Pace 16 buckets, 5.5s between grants in each" in words
-    assert "All of these in 11m 22s" in words
-    assert "Session starts enough: 2000 needed, 3800 left" in words
+    assert words.startswith("Plan for 2,000 shards without a server\n")
+    assert "16 buckets, one shard every 5.5 s in each." in words
+    assert "The session starts suffice, with 1,800 to spare." in " ".join(words.split())
 
 
 async def test_without_a_server_it_plans_for_one_with_these_settings() -> None:

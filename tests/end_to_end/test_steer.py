@@ -21,13 +21,13 @@ async def test_each_command_does_what_it_says() -> None:
     ):
         restart = "or until the server restarts"
         said = await run(server, "pause", "--for", "30m", "database", "is down")
-        assert said == (0, f"Paused for 30m 0s, {restart}")
+        assert said == (0, f"Paused for 30 min 0 s, {restart}")
         await server.logged("paused", reason="database is down")
         assert await run(server, "resume") == (0, "Not paused")
         said = await run(server, "slow", "90")
         assert said == (
             0,
-            f"90s between grants instead of 60s until further notice, {restart}",
+            f"90 s between grants instead of 60 s until somebody ends it, {restart}",
         )
         code, words = await run(server, "slow", "off")
         assert (code, words.partition(" applies ")[0]) == (0, "The configured interval")

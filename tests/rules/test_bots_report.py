@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from verdicts import NOW
 
 from gateway_queue.cli.bots_report import is_of_several, parse, report
 
@@ -25,10 +26,18 @@ def bot(name: str, **changes: Any) -> dict[str, Any]:
         "name": name,
         "ready": True,
         "obstacle": None,
+        "paused": None,
         "waiting": 0,
+        "waiting_slowed": 0,
         "away": 0,
+        "covered": changes.get("waiting", 0),
+        "all_in_in": 60.0,
+        "others_in_in": 60.0,
+        "back_in": None,
         "slowed_down": 0,
-        "granted": 12,
+        "granted": 14,
+        "shards": 12,
+        "recommended_shards": None,
         "limits": LIMITS,
     } | changes
 
@@ -50,33 +59,33 @@ def overview(*bots: dict[str, Any], **changes: Any) -> bytes:
 def shown(body: bytes) -> list[str]:
     text = StringIO()
     console = Console(file=text, width=100, highlight=False)
-    console.print(report(parse(body), "http://queue.test"))
+    console.print(report(parse(body), "http://queue.test", NOW))
     return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
 def test_each_bot_has_a_line_and_those_in_trouble_come_first() -> None:
     refused = bot("b", ready=False, obstacle="limits_unknown", limits=LIMITS | {"known": False})
 
-    lines = shown(overview(bot("a", waiting=3), refused, bot("c")))
+    lines = shown(overview(bot("a", waiting=3), refused, bot("c"), waiting=3))
 
-    assert lines[0] == "Gateway Queue 1.2.3 at http://queue.test, 3 bots"
-    assert [line.split()[:3] for line in lines[3:]] == [
-        ["b", "limits", "unknown"],
-        ["a", "granting", "3"],
-        ["c", "ready", "0"],
+    assert lines[0] == "Gateway Queue 1.2.3 at http://queue.test"
+    assert lines[2:4] == [
+        "1 of 3 bots lets nobody in",
+        "3 shards wait at 1 bot. Stopped: b.",
     ]
-    assert lines[4].split()[-2:] == ["738", "12"]
+    assert [" ".join(line.split()) for line in lines[6:]] == [
+        "b Nobody can be let in 0 0 0 ? 12",
+        "Discord has not said how many session starts",
+        "are left.",
+        "a Everyone is in by 08:46 3 0 0 738 12",
+        "c Everyone is in 0 0 0 738 12",
+    ]
 
 
 def test_errors_are_shown_without_control_characters() -> None:
     fault = {"file": "x\x1b[31m.toml", "error": "it is \a not TOML"}
 
-    lines = shown(overview(faults=[fault], unknown_bot_waiting=2))
-
-    assert lines[-2:] == [
-        "x?[31m.toml: it is ? not TOML",
-        "2 waiting for unknown bots",
-    ]
+    assert shown(overview(faults=[fault]))[-1] == "x?[31m.toml: it is ? not TOML"
 
 
 @pytest.mark.parametrize("body", [overview(bot("\x1b[31m")), overview(bots=5), b'{"bots": []}'])

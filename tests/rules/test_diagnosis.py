@@ -40,11 +40,13 @@ STATUS = {
     "obstacle": None,
     "limits": LIMITS,
     "waiting": 0,
+    "waiting_slowed": 0,
     "away": 0,
     "covered": 0,
     "all_in_in": 0.0,
+    "others_in_in": 0.0,
+    "back_in": 7200.0,
     "recommended_shards": 16,
-    "not_asked": 0,
     "last_24_hours": {"granted": 0, "shards": 0},
     "buckets": [],
     "slowed_down": {"shards": 0, "longest": []},
@@ -60,10 +62,18 @@ OVERVIEW = {
             "name": name,
             "ready": True,
             "obstacle": None,
+            "paused": None,
             "waiting": 0,
+            "waiting_slowed": 0,
             "away": 0,
+            "covered": 0,
+            "all_in_in": 0.0,
+            "others_in_in": 0.0,
+            "back_in": 7200.0,
             "slowed_down": 0,
             "granted": 0,
+            "shards": 0,
+            "recommended_shards": None,
             "limits": LIMITS,
         }
         for name in ("one", "two")
@@ -166,7 +176,7 @@ def test_all_is_well() -> None:
     assert [finding.text for finding in found] == [
         "Gateway Queue 1.2.3 answers at http://queue:8000",
         "It has read the limits from Discord: 850 to grant",
-        "It may open 1048576 files; each waiting shard needs one",
+        "It may open 1,048,576 files; each waiting shard needs one",
     ]
     assert conclusion(found) == Finding("ok", "Nothing stands between a bot and its turn")
 
@@ -198,7 +208,7 @@ FAILURE = {"error": "ConnectError: no route\x1b", "age": 12.0}
     ("found", "mark", "said", "advice"),
     [
         (of(limits={"source": "counted"}), "note", "It has no token", "DISCORD_TOKEN"),
-        (of(limits={"failure": FAILURE}), "note", "again: ConnectError: no route?, 12s", "reach"),
+        (of(limits={"failure": FAILURE}), "note", "again: ConnectError: no route?, 12 s", "reach"),
         (
             of({"obstacle": "limits_unknown"}, limits={"known": False, "failure": FAILURE}),
             "bad",
@@ -215,7 +225,7 @@ FAILURE = {"error": "ConnectError: no route\x1b", "age": 12.0}
             of({"obstacle": "reserve", "waiting": 3}, limits={"remaining": 40}),
             "bad",
             "only the reserve is left (40)",
-            "come back in 2h 0m",
+            "come back in 2 h 0 min",
         ),
         (
             of({"obstacle": "journal"}, why_not_ready="disk I/O error"),
@@ -227,7 +237,7 @@ FAILURE = {"error": "ConnectError: no route\x1b", "age": 12.0}
         (of({"obstacle": "ending"}), "bad", "It is ending", "the next answers"),
         (of({"obstacle": "new\x1b"}), "bad", "does not know: new?", "Update"),
         (of({"ready": False}, why_not_ready="it failed"), "bad", "not ready: it failed", "log"),
-        (of({"waiting": 9, "covered": 4}), "bad", "suffice for 4 of the 9", "back in 2h 0m"),
+        (of({"waiting": 9, "covered": 4}), "bad", "suffice for 4 of the 9", "back in 2 h 0 min"),
         (
             of(
                 {
@@ -241,16 +251,16 @@ FAILURE = {"error": "ConnectError: no route\x1b", "age": 12.0}
                 }
             ),
             "bad",
-            "2 shards in a crash loop: 3 for 1m 5s, those without a number for 5.0s",
+            "2 shards in a crash loop: 3 for 1 min 5 s, those without a number for 5 s",
             "bot's log",
         ),
         (
             of({"open_files_limit": 1024, "recommended_shards": 2000}),
             "bad",
-            "may open 1024 files, and has 2000 shards to hold",
+            "may open 1,024 files, and has 2,000 shards to hold",
             "LimitNOFILE",
         ),
-        (of({"open_files_limit": 1024}), "note", "may open 1024 files", "LimitNOFILE"),
+        (of({"open_files_limit": 1024}), "note", "may open 1,024 files", "LimitNOFILE"),
     ],
 )
 def test_what_a_server_says_against_itself(
@@ -313,27 +323,27 @@ def cut(reply: Reply, seen: Seen | None = LEFT) -> Holding:
 @pytest.mark.parametrize(
     ("holding", "mark", "said", "advice"),
     [
-        (cut(Reply(300.1, 204), ANSWERED), "ok", "held for 5m 0s, and answered at once", ""),
-        (cut(Reply(300.1, 204), None), "ok", "held for 5m 0s, and answered at once", ""),
-        (cut(Reply(310, 204), ANSWERED), "bad", "came 10s late", "buffering"),
+        (cut(Reply(300.1, 204), ANSWERED), "ok", "held for 5 min 0 s, and answered at once", ""),
+        (cut(Reply(300.1, 204), None), "ok", "held for 5 min 0 s, and answered at once", ""),
+        (cut(Reply(310, 204), ANSWERED), "bad", "came 10 s late", "buffering"),
         (cut(Reply(0.1, 204, server="x")), "bad", "too early, by something else: 204", "take"),
-        (Holding(300, 42, None), "note", "held for 42s, and then stopped", ""),
+        (Holding(300, 42, None), "note", "held for 42 s, and then stopped", ""),
         (
             cut(problem(503, "it is ending", after=9), ANSWERED),
             "bad",
-            "not hold a request for longer than 9.0s, and says: it is ending",
+            "not hold a request for longer than 9.0 s, and says: it is ending",
             "Try again",
         ),
         (
             cut(Reply(9, None, b"closed", failure="closed"), None),
             "bad",
-            "server ended after it held a request for 9.0s: closed",
+            "server ended after it held a request for 9.0 s: closed",
             "restarts it",
         ),
         (
             cut(Reply(60, 504, b"", "text/html", "nginx/1.22.1")),
             "bad",
-            "cut after 1m 0s, by 504 Gateway Timeout (Server: nginx/1.22.1)",
+            "cut after 1 min 0 s, by 504 Gateway Timeout (Server: nginx/1.22.1)",
             "Set `proxy_read_timeout 1d;` in nginx; see docs/proxies.md. Or ask with `wait=20`",
         ),
         (
@@ -342,14 +352,14 @@ def cut(reply: Reply, seen: Seen | None = LEFT) -> Holding:
             "by 504 Gateway Timeout; the server has not noticed",
             "`timeout server 1d` and `mode tcp` in HAProxy",
         ),
-        (cut(Reply(15, 504, b"", "", "envoy")), "bad", "15s", "`timeout: 0s`"),
-        (cut(Reply(2, 504, b"", "", "envoy")), "bad", "2.0s", "Or ask with `wait=1`. Clients"),
+        (cut(Reply(15, 504, b"", "", "envoy")), "bad", "15 s", "`timeout: 0s`"),
+        (cut(Reply(2, 504, b"", "", "envoy")), "bad", "2.0 s", "Or ask with `wait=1`. Clients"),
         (cut(Reply(100, 524, b"", "", "cloudflare")), "bad", "by 524 (Server", "another way"),
         (
             cut(Reply(60, None, b"", failure="closed")),
             "bad",
-            "cut after 1m 0s: something in between closed the connection",
-            "Raise the time-out of whatever is in between",
+            "cut after 1 min 0 s: something in between closed the connection",
+            "Raise the time-out of what is in between",
         ),
         (
             cut(Reply(60, None, b"", failure="closed"), HELD),
@@ -360,7 +370,7 @@ def cut(reply: Reply, seen: Seen | None = LEFT) -> Holding:
         (
             cut(Reply(315, None, failure="silent"), ANSWERED),
             "bad",
-            "not answered within 5m 15s: something in between has forgotten",
+            "not answered within 5 min 15 s: something in between has forgotten",
             "keep-alive",
         ),
     ],

@@ -1,13 +1,14 @@
 """What ``gateway-queue status --watch`` shows of the feed."""
 
 import json
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
+from verdicts import NOW, PAUSE
 
 from gateway_queue.cli.watch_report import Watched, data_of
-
-PAUSE = {"reason": None, "began_ago": 1.0, "ends_in": None}
 
 
 def message(shards: str | None, waiting: int, **changes: Any) -> bytes:
@@ -18,42 +19,61 @@ def message(shards: str | None, waiting: int, **changes: Any) -> bytes:
         "beside": 0,
         "all_in_in": 60.0,
         "others_in_in": 33.0,
+        "back_in": None,
+        "limits": {"failure": None},
         "paused": None,
     }
     data = {"summary": summary | changes, "changed": {}}
     return json.dumps(data | ({"shards": shards} if shards is not None else {})).encode()
 
 
-@pytest.mark.parametrize(
-    ("shards", "waiting", "changes", "line"),
-    [
-        ("iijw", 1, {}, "1 shard waits; 3 of 4 are in"),
-        ("ijcwn", 3, {}, "2 shards wait; 2 of 5 are in"),
-        ("iic", 1, {}, "Everyone else is in, 1 shard in a crash loop; 2 of 3 are in"),
-        ("ii", 0, {}, "Everyone is in; 2 of 2 are in"),
-        ("i.", 0, {}, "Nobody waits; 1 of 2 are in"),
-        ("", 0, {}, "Nobody waits; 0 of 0 are in"),
-        ("", 2, {"beside": 2}, "2 requests wait; 0 of 0 are in"),
-        ("iwww", 3, {"covered": 1}, "1 of 3 shards can get in; 1 of 4 are in"),
-        ("iw", 1, {"obstacle": "journal"}, "1 shard waits, nobody is let in; 1 of 2 are in"),
-        ("i", 0, {"obstacle": "reserve"}, "Nobody can be let in; 1 of 1 are in"),
-        ("iw", 1, {"obstacle": "paused", "paused": PAUSE}, "Paused, 1 shard waits; 1 of 2 are in"),
-        ("i", 0, {"paused": PAUSE}, "Paused, nobody waits; 1 of 1 are in"),
-    ],
-)
-def test_how_it_stands(shards: str, waiting: int, changes: dict[str, Any], line: str) -> None:
+def test_the_words_are_those_of_the_figures_and_the_shards() -> None:
     watched = Watched()
-    watched.take(message(shards, waiting, **changes))
-    assert watched.line == line
+    watched.take(message("ijcwn", 3))
+    its = watched.verdict(NOW)
+
+    assert its.headline == "Everyone is in by 08:46"
+    assert its.detail == "In 33 s. 2 shards wait, 2 of 5 are in; 1 in a crash loop comes later."
 
 
-def test_a_change() -> None:
+def test_requests_without_a_number() -> None:
+    watched = Watched()
+    watched.take(message("", 2, beside=2))
+
+    assert "2 requests wait" in watched.verdict(NOW).detail
+
+
+def test_a_change_is_news_and_the_time_is_not() -> None:
     watched = Watched()
     watched.take(message("ww", 2))
-    assert watched.within == 33
+    before = watched.news
+    watched.take(message(None, 2, others_in_in=32.0))
+    assert watched.news == before
+
     change = json.loads(message(None, 1)) | {"changed": {"j": [1]}}
     watched.take(json.dumps(change).encode())
-    assert watched.line == "1 shard waits; 1 of 2 are in"
+    assert watched.news != before
+    assert "1 shard waits, 1 of 2 is in" in watched.verdict(NOW).detail
+
+
+def test_a_pause_is_news() -> None:
+    watched = Watched()
+    watched.take(message("w", 1))
+    before = watched.news
+    watched.take(message(None, 1, obstacle="paused", paused=PAUSE))
+    assert watched.news != before
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_any_width_will_do(width: int) -> None:
+    watched = Watched()
+    watched.take(message("i" * 1000 + "w" * 999, 999, obstacle="paused", paused=PAUSE))
+    console = Console(file=StringIO(), width=width)
+
+    with console.capture() as capture:
+        console.print(watched.shown(NOW))
+
+    assert all(len(line) <= width for line in capture.get().splitlines())
 
 
 def test_what_is_no_message() -> None:

@@ -1,26 +1,27 @@
 """Shows the ``/status`` of a server with several bots in a terminal. Pure."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import FiniteFloat, StringConstraints
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gateway_queue.cli.report import Limits, Version, printable, validated
+from gateway_queue.cli.report import STYLES, Limits, Version, shown, validated
+from gateway_queue.cli.verdict import (
+    Pause,
+    Verdict,
+    counts_of,
+    is_stopped,
+    verdict,
+    verdict_of_all,
+)
+from gateway_queue.cli.words import number, printable
 
 # Printed as it is, so it must not contain control sequences.
 Name = Annotated[str, StringConstraints(pattern=r"^[0-9a-z-]{1,63}$")]
-
-# Why a bot is not granted anything, in a word or two.
-OBSTACLES = {
-    "paused": "paused",
-    "limits_unknown": "limits unknown",
-    "reserve": "reserve reached",
-    "journal": "journal not writable",
-    "ending": "ending",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,26 @@ class BotStatus:
     name: Name
     ready: bool
     obstacle: str | None
+    paused: Pause | None
     waiting: int
+    waiting_slowed: int
     away: int
+    covered: int
+    all_in_in: FiniteFloat | None
+    others_in_in: FiniteFloat | None
+    back_in: FiniteFloat | None
     slowed_down: int
     granted: int
+    shards: int
+    recommended_shards: int | None
     limits: Limits
+
+    def verdict(self, now: datetime) -> Verdict:
+        """How it stands."""
+        counts = counts_of(
+            self.waiting, self.waiting_slowed, self.away, self.shards, self.recommended_shards
+        )
+        return verdict(self, counts, now, ready=self.ready)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,40 +79,36 @@ def parse(body: bytes) -> Overview:
     return validated(Overview, body)
 
 
-def report(overview: Overview, address: str) -> RenderableType:
-    """All bots of the server at this address, those that grant nothing first."""
-    title = Text.assemble(
-        (f"Gateway Queue {overview.version}", "bold"),
-        f" at {address}, {len(overview.bots)} bots",
+def report(overview: Overview, address: str, now: datetime) -> RenderableType:
+    """All bots of the server at this address, those that let nobody in first."""
+    title = Text.assemble((f"Gateway Queue {overview.version}", "bold"), f" at {address}")
+    verdicts = [(bot, bot.verdict(now)) for bot in overview.bots]
+    of_all = verdict_of_all(
+        [(bot.name, bot.waiting, its) for bot, its in verdicts],
+        overview.waiting,
+        overview.unknown_bot_waiting,
+        now,
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("Bot", overflow="fold")
     table.add_column("State")
-    for name in ("Waiting", "Away", "Slowed", "Left to grant", "Granted in 24h"):
+    for name in ("Wait", "Away", "Crash loops", "May be granted", "Let in"):
         table.add_column(name, justify="right")
-    for bot in sorted(overview.bots, key=lambda bot: (bot.ready and not bot.obstacle, bot.name)):
+    for bot, its in sorted(verdicts, key=lambda one: (not is_stopped(one[1]), one[0].name)):
         table.add_row(
             bot.name,
-            _state(bot),
-            str(bot.waiting),
-            str(bot.away),
-            str(bot.slowed_down),
-            str(bot.limits.left) if bot.limits.known else "?",
-            str(bot.granted),
+            Text(
+                f"{its.headline}\n{its.detail}" if is_stopped(its) else its.headline,
+                STYLES[its.state],
+            ),
+            number(bot.waiting),
+            number(bot.away),
+            number(bot.slowed_down),
+            number(bot.limits.left) if bot.limits.known else "?",
+            number(bot.shards),
         )
-    notes: list[RenderableType] = [
+    faults = [
         Text(f"{printable(fault.file)}: {printable(fault.error)}", "yellow")
         for fault in overview.faults
     ]
-    if overview.unknown_bot_waiting:
-        unknown = f"{overview.unknown_bot_waiting} waiting for unknown bots"
-        notes.append(Text(unknown, "yellow"))
-    return Group(title, "", table, *notes)
-
-
-def _state(bot: BotStatus) -> Text:
-    if bot.obstacle is not None:
-        return Text(OBSTACLES.get(bot.obstacle, "grants nothing"), "red")
-    if not bot.ready:
-        return Text("not ready", "red")
-    return Text("granting" if bot.waiting else "ready", "green")
+    return Group(title, "", shown(of_all), "", table, *faults)

@@ -14,12 +14,10 @@ from gateway_queue.cli.report import (
     SlowedDown,
     Status,
     Version,
-    length,
-    many,
     parse,
-    printable,
     validated,
 )
+from gateway_queue.cli.words import length, many, measured, number, printable
 
 # How serious a finding is. A note is no problem.
 Mark = Literal["ok", "note", "bad"]
@@ -393,7 +391,7 @@ def _open_files(status: Status) -> list[Finding]:
     if limit is None:
         return []
     shards = max(status.recommended_shards or 0, status.waiting)
-    may = f"It may open {limit} files"
+    may = f"It may open {number(limit)} files"
     advice = (
         f"Each waiting shard needs one: allow {FEW_OPEN_FILES} or more (ulimit -n, LimitNOFILE=)"
     )
@@ -428,19 +426,21 @@ def of_leaving(leaving: Leaving) -> Finding:
 def of_holding(holding: Holding) -> Finding:
     reply, seen = holding.reply, holding.seen
     if reply is None:
-        return Finding("note", f"A request was held for {length(holding.after)}, and then stopped")
+        return Finding(
+            "note", f"A request was held for {measured(holding.after)}, and then stopped"
+        )
     if reply.status == 204:
         return _of_the_answer(holding, reply)
     if reply.problem:
         return _bad(
-            f"The server did not hold a request for longer than {length(reply.after)}, and says:"
+            f"The server did not hold a request for longer than {measured(reply.after)}, and says:"
             f" {reply.problem}",
             "Try again; if it ends often, its log says why",
         )
     if seen is None:
         why = reply.said if reply.status is None else reply.outcome
         return _bad(
-            f"The server ended after it held a request for {length(reply.after)}: {why}",
+            f"The server ended after it held a request for {measured(reply.after)}: {why}",
             "Its log says why; look at what restarts it. Clients ask again by themselves",
         )
     unseen = "; the server has not noticed" if seen.state == "held" else ""
@@ -451,18 +451,19 @@ def _of_the_answer(holding: Holding, reply: Reply) -> Finding:
     early = holding.seconds - reply.after
     if early > LATE:
         return _bad(
-            f"A request was answered {length(early)} too early, by something else: {reply.outcome}",
+            f"A request was answered {measured(early)} too early, by something else:"
+            f" {reply.outcome}",
             f"{ANY_PROXY.capitalize()}, or take it away; see {PAGE}",
         )
     late = reply.after - (holding.seen.held if holding.seen else holding.seconds)
     if late > LATE:
         return _bad(
-            f"An answer came {length(late)} late: something in between holds it back",
+            f"An answer came {measured(late)} late: something in between holds it back",
             f"Switch its buffering of answers off; see {PAGE}",
         )
     return Finding(
         "ok",
-        f"A request was held for {length(holding.seconds)}, and answered at once; longer was not"
+        f"A request was held for {measured(holding.seconds)}, and answered at once; longer was not"
         " tried",
     )
 
@@ -470,19 +471,19 @@ def _of_the_answer(holding: Holding, reply: Reply) -> Finding:
 def _cut(holding: Holding, reply: Reply, unseen: str) -> Finding:
     if reply.status is not None:
         return _bad(
-            f"A request was cut after {length(reply.after)}, by {reply.outcome}{unseen}",
+            f"A request was cut after {measured(reply.after)}, by {reply.outcome}{unseen}",
             f"{_what_to_set(reply)}{_or_wait(reply.after)}. Clients of the original server take"
             " this answer for permission",
         )
     if reply.failure == "silent":
         return _bad(
-            f"A request for {length(holding.seconds)} was not answered within"
-            f" {length(reply.after)}: something in between has forgotten the connection",
+            f"A request for {measured(holding.seconds)} was not answered within"
+            f" {measured(reply.after)}: something in between has forgotten the connection",
             "A firewall or NAT forgets connections without traffic: have it wait longer, or send"
             f" TCP keep-alive more often{_or_wait(holding.seconds)}",
         )
     return _bad(
-        f"A request was cut after {length(reply.after)}: something in between closed the"
+        f"A request was cut after {measured(reply.after)}: something in between closed the"
         f" connection without an answer{unseen}",
         f"{_what_to_set(reply)}{_or_wait(reply.after)}",
     )

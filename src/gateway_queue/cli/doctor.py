@@ -39,7 +39,7 @@ from gateway_queue.cli.diagnosis import (
 )
 from gateway_queue.cli.examination import Way
 from gateway_queue.cli.page import of_bot
-from gateway_queue.cli.report import length
+from gateway_queue.cli.words import measured
 
 # As long as the longest time-out of the usual proxies.
 SECONDS = 300.0
@@ -136,7 +136,7 @@ class _Examination:
     async def _hold(self) -> None:
         began_at = trio.current_time()
         try:
-            with _moving(f"Being held for {length(self._seconds)}", self._seconds):
+            with _moving(f"Being held for {measured(self._seconds)}", self._seconds):
                 holding = await self._way.hold(self._seconds)
         except trio.Cancelled:
             after = trio.current_time() - began_at
@@ -173,7 +173,7 @@ def _moving(what: str, seconds: float | None) -> Iterator[None]:
         passed = time.monotonic() - began_at
         row = Table.grid(padding=(0, 1))
         bar = ProgressBar(seconds, passed, width=BAR, pulse=seconds is None)
-        row.add_row(what, bar, length(passed))
+        row.add_row(what, bar, measured(passed))
         return row
 
     with Live(get_renderable=line, console=console, transient=True):

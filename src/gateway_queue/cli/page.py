@@ -12,7 +12,8 @@ import httpx
 
 from gateway_queue import no_proxy
 from gateway_queue.cli.common import WHERE, fail, refusal
-from gateway_queue.cli.report import printable, validated
+from gateway_queue.cli.report import validated
+from gateway_queue.cli.words import printable
 
 # Generous: a healthy server answers within milliseconds.
 ANSWER_SECONDS = 5.0

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -111,8 +112,8 @@ def _ask(
 
 
 def _shown(body: bytes, address: str) -> RenderableType:
-    """A server's plan, for people. Raises ValueError if it is not one."""
-    return report(parse(body), f"at {address}")
+    """A server's plan for people. Raises ValueError if it is none."""
+    return report(parse(body), f"at {address}", datetime.now().astimezone())
 
 
 def _without_server(
@@ -134,4 +135,4 @@ def _without_server(
         Limits("counted", total, total, settings.reserve.of(total), DAY),
     )
     body = json.dumps(asdict(planned)).encode()
-    return body, report(parse(body), "without a server")
+    return body, report(parse(body), "without a server", datetime.now().astimezone())

@@ -4,13 +4,14 @@ Pure: turns the JSON into what rich can print; no clock, no terminal, no I/O.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from pydantic import FiniteFloat
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from gateway_queue.cli.report import length, many, validated
+from gateway_queue.cli.report import validated
+from gateway_queue.cli.words import agree, clock, length, many, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Plan:
     takes: FiniteFloat
     waiting: int
     all_in_in: FiniteFloat | None
+    obstacle: str | None
     missing: int
     limits: Limits
 
@@ -46,39 +48,44 @@ def parse(body: bytes) -> Plan:
     return validated(Plan, body)
 
 
-def report(plan: Plan, where: str) -> RenderableType:
-    """The report about a plan; ``where`` says where it was made."""
-    facts = Table.grid(padding=(0, 3))
-    facts.add_column(style="bold", no_wrap=True)
-    facts.add_column(overflow="fold")
-    facts.add_row(
-        "Pace", f"{many(plan.buckets, 'bucket')}, {plan.interval:g}s between grants in each"
-    )
-    facts.add_row("These take", length(plan.takes))
-    facts.add_row("Before them", f"{plan.waiting} waiting" if plan.waiting else "nobody waits")
-    facts.add_row("All of these in", _all_in(plan))
-    facts.add_row("Session starts", _starts(plan))
+def report(plan: Plan, where: str, now: datetime) -> RenderableType:
+    """A plan, and where it was made."""
     title = Text.assemble((f"Plan for {many(plan.shards, 'shard')}", "bold"), f" {where}")
-    return Group(title, "", facts)
-
-
-def _all_in(plan: Plan) -> Text:
-    if plan.all_in_in is not None:
-        return Text(length(plan.all_in_in))
-    if plan.missing:
-        return Text("unknown: there are not enough session starts left", "yellow")
-    return Text("unknown: nothing is granted at the moment; see gateway-queue status", "yellow")
-
-
-def _starts(plan: Plan) -> RenderableType:
+    pace = f"{many(plan.buckets, 'bucket')}, one shard every {plan.interval:g} s in each."
     limits = plan.limits
-    needed = f"{plan.shards + plan.waiting} needed, {limits.left} left"
-    if limits.source == "discord":
-        rule, back = f"of {limits.total} by Discord's count", "reset in"
-    else:
-        rule, back = f"of {limits.total} in any 24 hours", "the next comes back in"
-    rule = f"{rule}, {limits.reserve} in reserve"
-    if not plan.missing:
-        return Group(Text(f"enough: {needed}", "green"), rule)
-    missing = Text(f"{plan.missing} missing: {needed}", "red")
-    return Group(missing, f"{rule}; {back} {length(limits.reset_in)}")
+    starts = (
+        f"{number(limits.left)} of {number(limits.total)} session starts may be granted,"
+        f" {number(limits.reserve)} are in reserve."
+    )
+    style = "red" if plan.missing else "yellow" if plan.all_in_in is None else "green"
+    return Group(title, "", pace, starts, "", Text(" ".join(sentences(plan, now)), style))
+
+
+def sentences(plan: Plan, now: datetime) -> list[str]:
+    """How the launch will go. The operator's page says the same (``watch/page/plan.js``)."""
+    takes = f"{agree(plan.shards, 'take')} {length(plan.takes)}"
+    said = [f"{many(plan.shards, 'shard')} in {many(plan.buckets, 'bucket')} {takes}."]
+    if plan.waiting:
+        said.append(f"{number(plan.waiting)} {agree(plan.waiting, 'wait')} before them.")
+    if plan.all_in_in is not None:
+        at = clock(plan.all_in_in, now)
+        said.append(f"If they ask now, all are in by {at}, in {length(plan.all_in_in)}.")
+    if plan.missing:
+        said.append(_missing(plan, now))
+        return said
+    spare = number(plan.limits.left - plan.shards - plan.waiting)
+    said.append(f"The session starts suffice, with {spare} to spare.")
+    if plan.all_in_in is None:
+        why = "an operator has paused it" if plan.obstacle == "paused" else "nobody is let in now"
+        said.append(f"When is not known, as {why}.")
+    return said
+
+
+def _missing(plan: Plan, now: datetime) -> str:
+    limits, missing = plan.limits, plan.missing
+    back = "they are back" if limits.source == "discord" else "the first is back"
+    return (
+        f"The session starts do not suffice: {number(missing)}"
+        f" {'is' if missing == 1 else 'are'} missing; {back} at"
+        f" {clock(limits.reset_in, now)}, in {length(limits.reset_in)}."
+    )

@@ -6,6 +6,7 @@ ASCII except for the bar, which falls back to ASCII if the terminal's encoding r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from heapq import nlargest
 from typing import Annotated, TypeVar
 
@@ -14,10 +15,14 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-# Nobody reads more lines than this; the rest is summed up.
+from gateway_queue.cli.verdict import Failure, Pause, State, Verdict, counts_of, verdict
+from gateway_queue.cli.words import clock, length, many, number, printable
+
+STYLES: dict[State, str] = {"ready": "green", "busy": "green", "paused": "yellow", "stopped": "red"}
+
+# More lines than this nobody reads; the rest is summed up.
 MOST_BUCKETS_SHOWN = 16
 MOST_SLOWED_SHOWN = 8
-HEAD = ("1st", "2nd", "3rd")
 
 WIDEST_BAR = 60
 
@@ -26,12 +31,6 @@ WIDEST_BAR = 60
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z.+!-]{1,40}$")]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    error: str
-    age: FiniteFloat
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,6 @@ class LastDay:
 @dataclass(frozen=True, slots=True)
 class Seat:
     shard: int | None
-    expected_in: FiniteFloat | None
     reason: str
 
 
@@ -78,6 +76,7 @@ class Bucket:
     waiting: int
     away: int
     opens_in: FiniteFloat
+    all_in_in: FiniteFloat | None
     next: list[Seat]
 
 
@@ -96,13 +95,6 @@ class AllSlowedDown:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
-    reason: str | None
-    began_ago: FiniteFloat
-    ends_in: FiniteFloat | None
-
-
-@dataclass(frozen=True, slots=True)
 class Status:
     """The parts of ``/status`` that are shown. Times are in seconds."""
 
@@ -112,11 +104,13 @@ class Status:
     obstacle: str | None
     limits: Limits
     waiting: int
+    waiting_slowed: int
     away: int
     covered: int
     all_in_in: FiniteFloat | None
+    others_in_in: FiniteFloat | None
+    back_in: FiniteFloat | None
     recommended_shards: int | None
-    not_asked: int | None
     last_24_hours: LastDay
     buckets: list[Bucket]
     slowed_down: AllSlowedDown
@@ -139,120 +133,63 @@ def validated(kind: type[T], body: bytes) -> T:
         raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
 
 
-def report(status: Status, address: str) -> RenderableType:
-    """The full report about the server at this address."""
+def report(status: Status, address: str, now: datetime) -> RenderableType:
+    """All there is to see of the server at this address."""
     facts = Table.grid(padding=(0, 3))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
-    facts.add_row("State", _state(status))
-    facts.add_row("In line", f"{status.waiting} waiting, {status.away} away")
-    facts.add_row("All of these in", _all_in(status))
-    if status.recommended_shards and status.not_asked is not None:
-        facts.add_row("Others", _not_asked(status.not_asked, status.recommended_shards))
-    facts.add_row("Session starts", _starts(status.limits))
+    facts.add_row("Session starts", _starts(status.limits, now))
     if status.limits.failure:
         facts.add_row("Last failure", _failure(status.limits.failure))
     last_day = status.last_24_hours
     facts.add_row(
         "Last 24 hours", f"{many(last_day.granted, 'grant')} to {many(last_day.shards, 'shard')}"
     )
-    facts.add_row("Slowed down", _slowed_down(status.slowed_down))
+    if status.away:
+        facts.add_row("Away", f"{number(status.away)}, their places are kept")
+    facts.add_row("Crash loops", _slowed_down(status.slowed_down))
     title = Text.assemble(
         (f"Gateway Queue {status.version}", "bold"), f" at {address}, up {length(status.uptime)}"
     )
-    return Group(title, "", facts, "", _lines(status))
+    return Group(title, "", shown(_verdict(status, now)), "", facts, "", _lines(status, now))
 
 
-def length(seconds: float) -> str:
-    """A duration that can be read at a glance, such as 5.5s, 3m 20s or 2h 10m."""
-    if seconds < 9.95:
-        return f"{max(0.0, seconds):.1f}s"
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours}h"
-    if hours:
-        return f"{hours}h {minutes}m"
-    return f"{minutes}m {seconds}s" if minutes else f"{seconds}s"
+def _verdict(status: Status, now: datetime) -> Verdict:
+    counts = counts_of(
+        status.waiting,
+        status.waiting_slowed,
+        status.away,
+        status.last_24_hours.shards,
+        status.recommended_shards,
+    )
+    return verdict(status, counts, now, ready=status.ready)
 
 
-def _state(status: Status) -> Text:
-    obstacle = status.obstacle
-    if obstacle is None and not status.ready:
-        obstacle = "journal"  # unready without an obstacle: it must be the journal
-    match obstacle:
-        case None if status.waiting:
-            return Text("granting", "green")
-        case None:
-            return Text("ready", "green")
-        case "paused":
-            return Text(_paused(status.paused), "yellow")
-        case "limits_unknown":
-            words = (
-                "grants nothing: Discord has not yet said how many session starts are left;"
-                " if that lasts, see the server's log"
-            )
-        case "reserve":
-            words = "grants nothing: " + (
-                f"only the reserve is left ({status.limits.kept})"
-                if status.limits.kept
-                else "no session starts are left"
-            )
-        case "journal":
-            words = (
-                "grants nothing: the journal cannot be written; see the server's log. The server"
-                " tries again every interval"
-            )
-        case "ending":
-            return Text("ending: waiting shards are granted for the grace period", "yellow")
-        case _:
-            words = "grants nothing, for a reason unknown to this version"
-    return Text(words, "red")
+def shown(its: Verdict) -> RenderableType:
+    """A verdict in the colour of its state."""
+    lines = [Text(its.headline, f"bold {STYLES[its.state]}"), Text(its.detail)]
+    if its.banner:
+        lines.append(Text(f"{its.banner.title} {its.banner.text}", STYLES[its.state]))
+    return Group(*lines)
 
 
-def _paused(pause: Pause | None) -> str:
-    if pause is None:
-        return "paused by an operator"
-    reason = f": {printable(pause.reason)}" if pause.reason else ""
-    until = "until somebody resumes" if pause.ends_in is None else f"for {length(pause.ends_in)}"
-    return f"paused by an operator {length(pause.began_ago)} ago, {until}{reason}"
-
-
-def _all_in(status: Status) -> Text:
-    if not status.waiting:
-        return Text("nobody waits")
-    if status.all_in_in is not None:
-        return Text(length(status.all_in_in))
-    if status.limits.known and status.covered < status.waiting:
-        covered = f"only {status.covered} of them" if status.covered else "none of them"
-        return Text(f"unknown: the remaining session starts are enough for {covered}", "yellow")
-    return Text("unknown", "yellow")
-
-
-def _not_asked(absent: int, recommended: int) -> Text:
-    """The server only sees shards that ask; the others may come later, or be up already."""
-    if not absent:
-        return Text(f"all {recommended} recommended shards have asked in 24h")
-    return Text(f"{absent} of the {recommended} recommended shards have not asked in 24h")
-
-
-def _starts(limits: Limits) -> RenderableType:
+def _starts(limits: Limits, now: datetime) -> RenderableType:
     if not limits.known:
         return Text("unknown", "yellow")
     bar = Bar(
         (
             Part(limits.used, "used", "cyan", "\N{FULL BLOCK}", "#"),
-            Part(limits.left, "left", "green", "\N{LIGHT SHADE}", "."),
-            Part(limits.kept, "reserve", "yellow", "\N{DARK SHADE}", "="),
+            Part(limits.left, "may be granted", "green", "\N{LIGHT SHADE}", "."),
+            Part(limits.kept, "in reserve", "yellow", "\N{DARK SHADE}", "="),
         )
     )
     if limits.source == "discord":
-        rule, back = f"of {limits.total} by Discord's count", "reset in"
+        rule, back = f"of {number(limits.total)}, as Discord said", "back"
     else:
-        rule, back = f"of {limits.total} in any 24 hours", "the next comes back in"
+        rule, back = f"of {number(limits.total)} in 24 hours, counted here", "the first is back"
     if limits.used and limits.reset_in:
-        rule = f"{rule}; {back} {length(limits.reset_in)}"
+        at = clock(limits.reset_in, now)
+        rule = f"{rule}; {back} at {at}, in {length(limits.reset_in)}"
     return Group(bar, rule)
 
 
@@ -262,68 +199,73 @@ def _failure(failure: Failure) -> Text:
     return Text(f"{ago} ago the limits could not be read: {error}", "yellow")
 
 
-def printable(text: str) -> str:
-    """The text without control sequences."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
-
-
 def _slowed_down(slowed_down: AllSlowedDown) -> Text:
     """The shards that are slowed down, those with the longest wait first."""
     if not slowed_down.shards:
-        return Text("none")
+        return Text("none: no shard starts again and again")
     lines = [
-        f"{_name(slowed.shard)} for {length(slowed.eligible_in)}"
-        f" (crash loop, level {slowed.level}, {many(slowed.starts, 'start')} in 24h)"
+        f"{_name(slowed.shard)}: {many(slowed.starts, 'start')},"
+        f" next in {length(slowed.eligible_in)}"
         for slowed in slowed_down.longest[:MOST_SLOWED_SHOWN]
     ]
     if slowed_down.shards > len(lines):
-        lines.append(f"and {slowed_down.shards - len(lines)} more")
+        lines.append(f"and {number(slowed_down.shards - len(lines))} more")
     return Text("\n".join(lines), "yellow")
 
 
 def _name(shard: int | None) -> str:
-    return "unnamed" if shard is None else f"shard {shard}"
+    return "without a number" if shard is None else f"shard {shard}"
 
 
-def _lines(status: Status) -> RenderableType:
-    """The line of each bucket that is not empty; only the longest if there are many."""
+def _lines(status: Status, now: datetime) -> RenderableType:
+    """The line of each bucket with people in it; the longest lines if there are many."""
     taken = [bucket for bucket in status.buckets if bucket.waiting or bucket.away]
     if not taken:
         return Text(many(len(status.buckets), "bucket") + ", all empty")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("Bucket", "Waiting", "Away", "Opens in"):
+    for name in ("Bucket", "Wait", "Away", "Next turn", "All in"):
         table.add_column(name, justify="right", overflow="fold")
-    for name in HEAD:
-        table.add_column(name, overflow="fold")
+    table.add_column("Next are", overflow="fold")
     shown = nlargest(
         MOST_BUCKETS_SHOWN, taken, key=lambda bucket: (bucket.waiting, bucket.away, -bucket.bucket)
     )
     for bucket in sorted(shown, key=lambda bucket: bucket.bucket):
         table.add_row(
-            str(bucket.bucket),
-            str(bucket.waiting),
-            str(bucket.away),
-            length(bucket.opens_in) if bucket.opens_in else "open",
-            *(_seat(seat) for seat in bucket.next[: len(HEAD)]),
+            number(bucket.bucket),
+            number(bucket.waiting),
+            number(bucket.away),
+            _next_turn(bucket, status),
+            _all_in(bucket, now),
+            Text(", ").join(_seat(seat) for seat in bucket.next),
         )
     waiting = status.waiting - sum(bucket.waiting for bucket in shown)
     away = status.away - sum(bucket.away for bucket in shown)
     if len(taken) > len(shown):
-        table.add_row(f"{len(taken) - len(shown)} more", str(waiting), str(away), style="dim")
+        more = f"{len(taken) - len(shown)} more"
+        table.add_row(more, number(waiting), number(away), style="dim")
     empty = len(status.buckets) - len(taken)
     if not empty:
         return table
     return Group(table, Text(f"and {many(empty, 'empty bucket')}", "dim"))
 
 
+def _next_turn(bucket: Bucket, status: Status) -> str:
+    if not bucket.waiting:
+        return ""
+    if status.obstacle:
+        return "held"
+    return f"in {length(bucket.opens_in)}" if round(bucket.opens_in) else "now"
+
+
+def _all_in(bucket: Bucket, now: datetime) -> str:
+    if not bucket.waiting:
+        return ""
+    return "not known" if bucket.all_in_in is None else clock(bucket.all_in_in, now)
+
+
 def _seat(seat: Seat) -> Text:
-    shard = "unnamed" if seat.shard is None else str(seat.shard)
-    at = "?" if seat.expected_in is None else length(seat.expected_in)
-    return Text(f"{shard} in {at}", "yellow" if seat.reason == "crash_loop" else "")
-
-
-def many(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    shard = "without a number" if seat.shard is None else str(seat.shard)
+    return Text(shard, "yellow" if seat.reason == "crash_loop" else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +290,7 @@ class Bar:
         for part, sign, width in zip(self.parts, signs, cells, strict=True):
             bar.append(sign * width, part.style)
             legend.append("   " if legend else "").append(f"{sign} ", part.style)
-            legend.append(f"{part.amount} {part.name}")
+            legend.append(f"{number(part.amount)} {part.name}")
         yield bar
         yield legend
 

@@ -1,6 +1,7 @@
 """``gateway-queue status``."""
 
 from contextlib import nullcontext
+from datetime import datetime
 
 import click
 import httpx
@@ -91,7 +92,7 @@ async def _watch(address: str, key: str | None, trust_env: bool) -> str | None: 
 async def _follow(url: str, key: str | None, *, trust_env: bool) -> None:
     console = Console(highlight=False)
     live = Live(console=console, auto_refresh=False) if can_move(console) else None
-    watched, shown, event = Watched(), "", list[str]()
+    watched, told, event = Watched(), object(), list[str]()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     async with (
         httpx.AsyncClient(headers=headers, timeout=SILENT_SECONDS, trust_env=trust_env) as client,
@@ -105,15 +106,17 @@ async def _follow(url: str, key: str | None, *, trust_env: bool) -> None:
                     continue
                 watched.take(data_of(event))
                 event.clear()
+                now = datetime.now().astimezone()
                 if live is not None:
-                    live.update(watched, refresh=True)
-                elif watched.line != shown:
-                    shown = watched.line
-                    click.echo(shown)
+                    live.update(watched.shown(now), refresh=True)
+                elif watched.news != told:
+                    told, verdict = watched.news, watched.verdict(now)
+                    click.echo(f"{verdict.headline}. {verdict.detail}")
 
 
 def _shown(body: bytes, address: str) -> RenderableType:
-    """The content of /status, for people. Raises ValueError if it is something else."""
+    """A /status for people. Raises ValueError if it is none."""
+    now = datetime.now().astimezone()
     if bots_report.is_of_several(body):
-        return bots_report.report(bots_report.parse(body), address)
-    return report.report(report.parse(body), address)
+        return bots_report.report(bots_report.parse(body), address, now)
+    return report.report(report.parse(body), address, now)

@@ -7,7 +7,7 @@ import click
 
 from gateway_queue.cli.common import WHERE, Flags, address_of, fail, settings_of, url_option
 from gateway_queue.cli.page import NoServerError, of_bot, send
-from gateway_queue.cli.report import length
+from gateway_queue.cli.words import length
 
 KEY = "GATEWAY_QUEUE_OPERATOR_KEY"
 
@@ -49,7 +49,7 @@ def _order(
 def _lasts(order: dict[str, Any]) -> str:
     """How long an order lasts, and whether a restart ends it."""
     ends_in = order["ends_in"]
-    lasts = "until further notice" if ends_in is None else f"for {length(ends_in)}"
+    lasts = "until somebody ends it" if ends_in is None else f"for {length(ends_in)}"
     return lasts if order["survives_restart"] else f"{lasts}, or until the server restarts"
 
 
@@ -116,7 +116,7 @@ def slow(
         ) from None
     said = _order(flags, url, bot, "PUT", "/interval", body)["interval"]
     click.echo(
-        f"{said['current']:g}s between grants instead of {said['configured']:g}s {_lasts(said)}"
+        f"{said['current']:g} s between grants instead of {said['configured']:g} s {_lasts(said)}"
     )
 
 

@@ -30,7 +30,7 @@ from gateway_queue.cli.common import (
     ungrouped,
     url_option,
 )
-from gateway_queue.cli.report import length
+from gateway_queue.cli.words import measured
 from gateway_queue.client import GatewayQueue, RefusedError, Standing
 
 # As used by shells and timeout(1).
@@ -145,8 +145,8 @@ class _Progress:
             self._console.print(self, soft_wrap=True)
 
     def end(self) -> None:
-        """Replace the moving line with one that says how it ended."""
-        waited = length(time.monotonic() - self._began_at)
+        """Leave a line on how it ended, in place of the one that moved."""
+        waited = measured(time.monotonic() - self._began_at)
         self._console.print(f"Shard {self._shard} may identify now, after {waited}", soft_wrap=True)
 
     def __rich__(self) -> Text:
@@ -156,7 +156,7 @@ class _Progress:
         text += f": position {self._standing.position}, {self._standing.reason}"
         if self._standing.expected_in is not None:
             left = self._standing.expected_in - (time.monotonic() - self._since)
-            text += f", {length(max(left, 0.0))} left"
+            text += f", {measured(max(left, 0.0))} left"
         return Text(text)
 
 

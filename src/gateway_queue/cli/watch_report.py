@@ -1,21 +1,22 @@
-"""Shows a server's ``/dashboard/feed`` in a terminal. Pure.
-
-It uses the same words as the operator's page (``watch/page/verdict.js``).
-"""
+"""What a server's ``/dashboard/feed`` tells, for a terminal. Pure."""
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 
 from pydantic import FiniteFloat
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 
-from gateway_queue.cli.report import Pause, length, many, validated
+from gateway_queue.cli.report import shown, validated
+from gateway_queue.cli.verdict import LET_IN, Failure, Pause, Verdict, verdict
 
-LET_IN = "ij"  # just now, and earlier
-CRASH_LOOP = "c"
+BAR = 60  # cells, where there are as many
 
-BAR = 40  # cells
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    failure: Failure | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Summary:
     beside: int
     all_in_in: FiniteFloat | None
     others_in_in: FiniteFloat | None
+    back_in: FiniteFloat | None
+    limits: Limits
     paused: Pause | None = None
 
 
@@ -55,60 +58,25 @@ class Watched:
             for shard in shards:
                 self._shards[shard] = letter
 
-    @property
-    def headline(self) -> str:
-        """A summary in a few words, which do not change just because time passes."""
-        summary, slowed = self._known, Counter(self._shards)[CRASH_LOOP]
-        wait = self._wait(summary.waiting)
-        if summary.paused:
-            return f"Paused, {wait if summary.waiting else 'nobody waits'}"
-        if summary.obstacle:
-            return f"{wait}, nobody is let in" if summary.waiting else "Nobody can be let in"
-        if not summary.waiting:
-            return "Everyone is in" if self._let_in == self._total > 0 else "Nobody waits"
-        if summary.covered < summary.waiting:
-            return f"{summary.covered} of {many(summary.waiting, self._noun)} can get in"
-        if slowed >= summary.waiting:
-            return f"Everyone else is in, {many(slowed, 'shard')} in a crash loop"
-        return self._wait(summary.waiting - slowed)
-
-    @property
-    def line(self) -> str:
-        """The headline, and how many are in."""
-        return f"{self.headline}; {self._let_in} of {self._total} are in"
-
-    @property
-    def within(self) -> float | None:
-        """Seconds until all are in, except those in a crash loop; None if unknown."""
-        summary = self._known
-        return summary.others_in_in if summary.waiting else None
-
-    def __rich__(self) -> Table:
-        row = Table.grid(padding=(0, 1))
-        left = "" if self.within is None else f"all in in {length(self.within)}"
-        bar = ProgressBar(max(self._total, 1), self._let_in, width=BAR)
-        row.add_row(bar, self.line, left)
-        return row
-
-    @property
-    def _known(self) -> Summary:
+    def verdict(self, now: datetime) -> Verdict:
+        """What all of it comes to."""
         assert self._summary is not None  # noqa: S101 - something was taken
-        return self._summary
+        noun = "request" if self._summary.beside else "shard"
+        return verdict(self._summary, Counter(self._shards), now, noun=noun)
 
     @property
-    def _let_in(self) -> int:
-        return sum(letter in LET_IN for letter in self._shards)
+    def news(self) -> object:
+        """What is another only when something else changes than the time."""
+        assert self._summary is not None  # noqa: S101 - something was taken
+        let_in = sum(letter in LET_IN for letter in self._shards)
+        stops = self._summary.obstacle, self._summary.paused and self._summary.paused.reason
+        return let_in, len(self._shards), self._summary.waiting, stops
 
-    @property
-    def _total(self) -> int:
-        return len(self._shards)
-
-    @property
-    def _noun(self) -> str:
-        return "request" if self._known.beside else "shard"
-
-    def _wait(self, number: int) -> str:
-        return f"{many(number, self._noun)} {'waits' if number == 1 else 'wait'}"
+    def shown(self, now: datetime) -> RenderableType:
+        """A bar and the verdict."""
+        let_in = sum(letter in LET_IN for letter in self._shards)
+        bar = ProgressBar(max(len(self._shards), 1), let_in, width=BAR)
+        return Group(bar, shown(self.verdict(now)))
 
 
 def data_of(event: list[str]) -> bytes:

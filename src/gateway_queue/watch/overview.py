@@ -9,8 +9,8 @@ import trio
 from gateway_queue import __version__
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.standing import all_in_in, others_in_in
-from gateway_queue.watch.picture import BUCKETS_SLICE, longest, slices
-from gateway_queue.watch.status import limits_of, paused
+from gateway_queue.watch.picture import BUCKETS_SLICE, slices
+from gateway_queue.watch.status import limits_of, longest, paused
 
 
 class Bot(Protocol):

@@ -4,7 +4,7 @@ It is made from scratch each time, so that nothing needs to report changes, and 
 that no grant has to wait for all of it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from gateway_queue.watch.status import (
     NEWS,
     invalid_sessions,
     limits_of,
+    longest,
     pace,
     paused,
     slowed_down,
@@ -142,16 +143,6 @@ async def summarize(queue: Queue, metrics: BotMetrics) -> dict[str, Any]:
         "slowed_down": slowed_down(queue, now),
         "invalid_sessions": invalid_sessions(metrics, now),
     }
-
-
-def longest(lengths: Iterable[float | None]) -> float | None:
-    """The longest of all; None if any of them is unknown."""
-    most = 0.0
-    for length in lengths:
-        if length is None:
-            return None
-        most = max(most, length)
-    return most
 
 
 def changes(before: bytes, after: bytes) -> dict[str, list[int]]:

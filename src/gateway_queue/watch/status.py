@@ -4,7 +4,7 @@ import json
 import math
 import resource
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -14,7 +14,7 @@ from gateway_queue import __version__
 from gateway_queue.queue.bucket import Bucket
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.allowance import ReadAllowance
-from gateway_queue.queue.standing import Standing, all_in_in, standing_of
+from gateway_queue.queue.standing import Standing, all_in_in, others_in_in, standing_of
 from gateway_queue.queue.turn import Turn
 from gateway_queue.watch.metrics import BotMetrics
 
@@ -108,7 +108,7 @@ class Status:
 
     async def _summarized(self) -> dict[str, Any]:
         queue, starts = self._queue, self._queue.starts
-        buckets = await self._buckets()
+        buckets, others_in = await self._buckets()
         not_asked = await self._not_asked()
         now = trio.current_time()
         waiting = sum(bucket["waiting"] for bucket in buckets)
@@ -122,9 +122,12 @@ class Status:
             "limits": limits_of(queue, now),
             "pace": pace(queue, now),
             "waiting": waiting,
+            "waiting_slowed": sum(bucket.line.aside for bucket in queue.buckets),
             "away": sum(bucket["away"] for bucket in buckets),
             "covered": min(waiting, starts.left(now)),
-            "all_in_in": None if None in all_in else max(all_in),
+            "all_in_in": longest(all_in),
+            "others_in_in": longest(others_in),
+            "back_in": _rounded(starts.back_in(now)) if starts.allowance.known else None,
             "recommended_shards": queue.gateway.shards if queue.gateway else None,
             "not_asked": not_asked,
             "last_24_hours": {
@@ -137,13 +140,16 @@ class Status:
             "open_files_limit": _open_files_limit(),
         }
 
-    async def _buckets(self) -> list[dict[str, Any]]:
-        found = []
+    async def _buckets(self) -> tuple[list[dict[str, Any]], list[float | None]]:
+        """All buckets, and when all in each are in but those in a crash loop."""
+        found: list[dict[str, Any]] = []
+        others_in: list[float | None] = []
         for bucket in self._queue.buckets:
             found.append(_bucket(bucket, self._queue))
+            others_in.append(others_in_in(bucket, self._queue))
             if len(found) % SLICE == 0:
                 await trio.lowlevel.checkpoint()
-        return found
+        return found, others_in
 
     async def _not_asked(self) -> int | None:
         """How many of the recommended shards neither wait nor had a turn in 24 hours."""
@@ -199,6 +205,16 @@ def limits_of(queue: Queue, now: float) -> dict[str, Any]:
     }
 
 
+def longest(lengths: Iterable[float | None]) -> float | None:
+    """The longest of all, None if one of them is not known."""
+    most = 0.0
+    for length in lengths:
+        if length is None:
+            return None
+        most = max(most, length)
+    return most
+
+
 def paused(queue: Queue, now: float) -> dict[str, Any] | None:
     """The operator's pause; None if there is none. ``ends_in``: None if it is open-ended."""
     pause = queue.starts.orders.pause
@@ -239,10 +255,10 @@ def _bucket(bucket: Bucket, queue: Queue) -> dict[str, Any]:
 def slowed_down(queue: Queue, now: float) -> dict[str, Any]:
     """How many shards are in a crash loop, and those with the longest wait."""
     restarting, last_day = queue.starts.restarting, queue.starts.last_day
-    longest = []
+    slowest = []
     for shard in islice(restarting.longest(now), LONGEST_SLOWED):
         record = last_day.of(shard, now)
-        longest.append(
+        slowest.append(
             {
                 "shard": shard,
                 "level": restarting.level(shard, now),
@@ -250,7 +266,7 @@ def slowed_down(queue: Queue, now: float) -> dict[str, Any]:
                 "starts": record.grants if record else 0,
             }
         )
-    return {"shards": restarting.slowed(now), "longest": longest}
+    return {"shards": restarting.slowed(now), "longest": slowest}
 
 
 def invalid_sessions(metrics: BotMetrics, now: float) -> dict[str, Any]:

@@ -45,8 +45,9 @@ async function ask() {
   if (question === asked) say(byId("plan-answer"), words);
 }
 
-function inWords(plan, now) {
-  const { shards, buckets, takes, waiting, all_in_in: all, missing, limits } = plan;
+// How the launch will go. The command says the same (cli/plan_report.py).
+export function inWords(plan, now) {
+  const { shards, buckets, takes, waiting, all_in_in: all, obstacle, missing, limits } = plan;
   const said = [`${many(shards, "shard")} in ${many(buckets, "bucket")} ${agree(shards, "take")} ${length(takes)}.`];
   if (waiting) said.push(`${number(waiting)} ${agree(waiting, "wait")} before them.`);
   if (all !== null) said.push(`If they ask now, all are in by ${clock(all, now)}, in ${length(all)}.`);
@@ -57,7 +58,10 @@ function inWords(plan, now) {
       `${back} at ${clock(limits.reset_in, now)}, in ${length(limits.reset_in)}.`);
   } else {
     said.push(`The session starts suffice, with ${number(left - shards - waiting)} to spare.`);
-    if (all === null) said.push("When is not known, as nobody is let in at the moment.");
+    if (all === null) {
+      const why = obstacle === "paused" ? "an operator has paused it" : "nobody is let in now";
+      said.push(`When is not known, as ${why}.`);
+    }
   }
   return said.join(" ");
 }

@@ -1,4 +1,5 @@
-// What all the figures come to, in words. Pure.
+// What all the figures come to, in words. Pure. The commands in a terminal say the same
+// (cli/verdict.py): one table of cases, tests/verdicts.py, holds both to it.
 
 import { agree, clock, length, many, number } from "./words.js";
 
@@ -130,7 +131,7 @@ function stops(summary, now) {
     },
   };
   return known[obstacle] ?? {
-    detail: "The reason is one that this page does not know.",
+    detail: "The reason is one that is not known here.",
     title: "Nothing is granted.",
     text: obstacle,
   };
