@@ -81,7 +81,7 @@ VERDICTS: dict[str, tuple[Json, str, str, str, str, str | None]] = {
     ),
     "nobody knows when": (
         *(wait(1, None), "iw", "busy", "1 shard waits"),
-        "Until when is not known. 1 of 2 is in.",
+        "How long it takes is unknown. 1 of 2 is in.",
         None,
     ),
     "too few starts": (
@@ -92,8 +92,11 @@ VERDICTS: dict[str, tuple[Json, str, str, str, str, str | None]] = {
     "paused": (
         wait(548, None, obstacle="paused", paused=PAUSE),
         *("w" * 548, "paused", "Paused, 548 shards wait"),
-        "Nobody is let in. Those who wait keep their places.",
-        "Granting is paused. An operator paused it at 08:44. It lasts until somebody resumes.",
+        "Nobody is let in. Waiting shards keep their places.",
+        (
+            "Granting is paused. An operator paused the queue at 08:44. It lasts until somebody"
+            " resumes."
+        ),
     ),
     "paused, and more": (
         FIGURES
@@ -102,28 +105,29 @@ VERDICTS: dict[str, tuple[Json, str, str, str, str, str | None]] = {
             "paused": PAUSE | {"reason": "<b>", "ends_in": 1790.4, "survives_restart": False},
         },
         *("i", "paused", "Paused, nobody waits"),
-        "Nobody is let in. Those who wait keep their places.",
+        "Nobody is let in. Waiting shards keep their places.",
         (
-            "Granting is paused. An operator paused it at 08:44: <b>. Until 09:15, for 29 min 50 s."
-            " A restart of the server would end it. Besides: The journal cannot be written."
+            "Granting is paused. An operator paused the queue at 08:44: <b>. Until 09:15, for"
+            " 29 min 50 s. A restart of the server would end it. Also: The journal"
+            " cannot be written."
         ),
     ),
     "the limits are being read": (
         FIGURES | {"obstacle": "limits_unknown", "back_in": None},
         *("", "stopped", "Nobody can be let in"),
         "Discord has not said how many session starts are left.",
-        "Discord's limits are not known. They are being read. Nothing is granted before.",
+        "Discord's limits are unknown. They are being read; nothing is granted until then.",
     ),
     "the limits cannot be read": (
         wait(1, None, obstacle="limits_unknown", limits={"failure": {"error": "503", "age": 3.4}}),
         *("w", "stopped", "1 shard waits, nobody is let in"),
         "Discord has not said how many session starts are left.",
-        "Discord's limits are not known. The last reading failed 3 s ago: 503",
+        "Discord's limits are unknown. The last reading failed 3 s ago: 503",
     ),
     "the reserve": (
         wait(890, None, obstacle="reserve", covered=0),
         *("w" * 890, "stopped", "890 shards wait, nobody is let in"),
-        "All session starts but the reserve are used.",
+        "All session starts except the reserve are used.",
         (
             "The reserve is reached. Nothing is granted until session starts come back at 16:46, in"
             " 8 h 1 min. Connected shards stay connected. Find what restarts before you lower the"
@@ -135,26 +139,26 @@ VERDICTS: dict[str, tuple[Json, str, str, str, str, str | None]] = {
         *("ww", "stopped", "2 shards wait, nobody is let in"),
         "Grants cannot be recorded.",
         (
-            "The journal cannot be written. Nothing is granted meanwhile. The server's log says"
-            " why; look at its disk."
+            "The journal cannot be written. Nothing is granted until it can. See the"
+            " server's log, and check its disk."
         ),
     ),
     "a bot that failed": (
         FIGURES | {"obstacle": "not_ready"},
         *("i", "stopped", "Nobody can be let in"),
-        "It has failed, and begins again by itself.",
+        "It crashed, and restarts by itself.",
         "The bot is not ready. The server's log says why.",
     ),
     "the end": (
         FIGURES | {"obstacle": "ending"},
         *("i", "stopped", "Nobody can be let in"),
-        "The next server answers; clients ask again by themselves.",
-        "The server is ending. Those who wait are granted for as long as its grace lasts.",
+        "Clients ask again by themselves, and the next server answers.",
+        "The server is ending. Waiting shards are granted for the rest of the grace period.",
     ),
     "what a newer server may say": (
         FIGURES | {"obstacle": "moon"},
         *("i", "stopped", "Nobody can be let in"),
-        "The reason is one that is not known here.",
+        "The reason is unknown here.",
         "Nothing is granted. moon",
     ),
 }
@@ -181,18 +185,19 @@ PLAN: Json = {
 
 # Plans, and the words for them.
 PLANS: dict[str, tuple[Json, str]] = {
-    "it suffices": (
+    "enough session starts": (
         PLAN,
         (
             "2,000 shards in 16 buckets take 11 min 22 s. 557 wait before them. If they ask now,"
-            " all are in by 09:00, in 14 min 35 s. The session starts suffice, with 493 to spare."
+            " all are in by 09:00, in 14 min 35 s. There are enough session starts, with 493 to"
+            " spare."
         ),
     ),
-    "it does not suffice": (
+    "too few session starts": (
         PLAN | {"all_in_in": None, "missing": 1114, "limits": LIMITS | {"remaining": 1643}},
         (
-            "2,000 shards in 16 buckets take 11 min 22 s. 557 wait before them. The session starts"
-            " do not suffice: 1,114 are missing; they are back at 16:46, in 8 h 1 min."
+            "2,000 shards in 16 buckets take 11 min 22 s. 557 wait before them. There are not"
+            " enough session starts: 1,114 are missing; they are back at 16:46, in 8 h 1 min."
         ),
     ),
     "counted": (
@@ -207,22 +212,22 @@ PLANS: dict[str, tuple[Json, str]] = {
             "limits": LIMITS | {"source": "counted", "remaining": 201},
         },
         (
-            "1 shard in 1 bucket takes 0 s. 1 waits before them. The session starts do not suffice:"
-            " 1 is missing; the first is back at 16:46, in 8 h 1 min."
+            "1 shard in 1 bucket takes 0 s. 1 waits before them. There are not enough session"
+            " starts: 1 is missing; the first is back at 16:46, in 8 h 1 min."
         ),
     ),
     "paused": (
         PLAN | {"waiting": 0, "all_in_in": None, "obstacle": "paused"},
         (
-            "2,000 shards in 16 buckets take 11 min 22 s. The session starts suffice, with 1,050 to"
-            " spare. When is not known, as an operator has paused it."
+            "2,000 shards in 16 buckets take 11 min 22 s. There are enough session starts, with"
+            " 1,050 to spare. The time is unknown, because an operator has paused it."
         ),
     ),
     "stopped": (
         PLAN | {"waiting": 0, "all_in_in": None, "obstacle": "journal"},
         (
-            "2,000 shards in 16 buckets take 11 min 22 s. The session starts suffice, with 1,050 to"
-            " spare. When is not known, as nobody is let in now."
+            "2,000 shards in 16 buckets take 11 min 22 s. There are enough session starts, with"
+            " 1,050 to spare. The time is unknown, because nobody is let in now."
         ),
     ),
 }

@@ -212,10 +212,10 @@ async def test_opening_the_server_redirects_to_the_page() -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_what_stands_in_the_way_is_said(scheme: str) -> None:
     def is_stopped(page: Page) -> None:
-        banner = page.get_by_role("region", name="What is in the way")
+        banner = page.get_by_role("region", name="Problem")
         expect(banner).to_contain_text("The reserve is reached.")
         headline(page, "1 shard waits, nobody is let in")
-        expect(page.locator("#starts-enough")).to_have_text("1 too few for those that wait")
+        expect(page.locator("#starts-enough")).to_have_text("1 too few for the waiting shards")
         expect(page).to_have_title("Stopped, 1 wait \u2013 Gateway Queue")
 
     async with running_server(**ONE_START) as server:
@@ -228,8 +228,8 @@ async def test_what_stands_in_the_way_is_said(scheme: str) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_limits_that_are_not_known_are_not_made_up(scheme: str) -> None:
     def are_unknown(page: Page) -> None:
-        banner = page.get_by_role("region", name="What is in the way")
-        expect(banner).to_contain_text("Discord's limits are not known.")
+        banner = page.get_by_role("region", name="Problem")
+        expect(banner).to_contain_text("Discord's limits are unknown.")
         expect(banner).to_contain_text("The last reading failed")
         headline(page, "1 shard waits, nobody is let in")
         expect(page.get_by_role("region", name="Session starts")).to_contain_text("Unknown")
@@ -314,8 +314,8 @@ async def test_an_operator_pauses_and_resumes() -> None:
 
     def is_paused(page: Page) -> None:
         headline(page, "Paused, 295 shards wait")
-        banner = page.get_by_role("region", name="What is in the way")
-        expect(banner).to_contain_text("An operator paused it at")
+        banner = page.get_by_role("region", name="Problem")
+        expect(banner).to_contain_text("An operator paused the queue at")
         expect(banner).to_contain_text(f": {why}. Until ")
         expect(page).to_have_title("Paused, 295 wait \u2013 Gateway Queue")
         events = page.get_by_role("region", name="What happened")
@@ -323,7 +323,7 @@ async def test_an_operator_pauses_and_resumes() -> None:
         assert page.evaluate("localStorage.length + sessionStorage.length") == 0
 
     def resumes(page: Page) -> None:
-        banner = page.get_by_role("region", name="What is in the way")
+        banner = page.get_by_role("region", name="Problem")
         banner.get_by_role("button", name="Resume").click()
         headline(page, re.compile("Everyone is in by"))
         expect(banner).to_be_hidden()
@@ -341,12 +341,12 @@ async def test_an_operator_decides_about_a_shard() -> None:
         page.keyboard.press("Enter")
         details = page.get_by_role("region", name="Shard 290")
         expect(details).to_contain_text("Position")
-        details.get_by_role("button", name="Let it go first").click()
+        details.get_by_role("button", name="Put it first").click()
         page.locator("#key").fill(KEY)
         page.keyboard.press("Enter")
         expect(details.locator("dd").nth(1)).to_have_text("1")
         is_accessible(page)
-        details.get_by_role("button", name="Give it its old place").click()
+        details.get_by_role("button", name="Move it back").click()
         expect(details.locator("dd").nth(1)).not_to_have_text("1")
 
     def is_dropped(page: Page) -> None:
@@ -585,7 +585,7 @@ async def test_each_of_several_bots_has_its_verdict_and_its_page(tmp_path: Path)
     def are_listed(page: Page) -> None:
         headline(page, "1 of 3 bots lets nobody in")
         expect(page.locator("#detail")).to_have_text("1 shard waits at 1 bot. Stopped: gamma.")
-        expect(page.get_by_role("region", name="Files that are wrong")).to_contain_text("delta")
+        expect(page.get_by_role("region", name="Files with errors")).to_contain_text("delta")
         bots = page.get_by_role("region", name="Bots").get_by_role("listitem")
         expect(bots).to_have_count(3)
         expect(bots.nth(0)).to_contain_text("Nobody can be let in")  # what is wrong comes first
@@ -649,7 +649,7 @@ async def test_axe_finds_nothing_whatever_an_operator_does(scheme: str) -> None:
     def is_chosen(page: Page) -> None:
         page.get_by_label("Find a shard").fill("290")
         page.keyboard.press("Enter")
-        expect(page.get_by_role("button", name="Let it go first")).to_be_visible()
+        expect(page.get_by_role("button", name="Put it first")).to_be_visible()
 
     def is_to_be_dropped(page: Page) -> None:
         page.get_by_role("button", name="Drop its seat").click()

@@ -91,7 +91,7 @@ async def test_a_plan_without_a_server() -> None:
     words = said(program)
     assert words.startswith("Plan for 2,000 shards without a server\n")
     assert "16 buckets, one shard every 5.5 s in each." in words
-    assert "The session starts suffice, with 1,800 to spare." in " ".join(words.split())
+    assert "There are enough session starts, with 1,800 to spare." in " ".join(words.split())
 
 
 async def test_without_a_server_it_plans_for_one_with_these_settings() -> None:

@@ -359,7 +359,7 @@ def cut(reply: Reply, seen: Seen | None = LEFT) -> Holding:
             cut(Reply(60, None, b"", failure="closed")),
             "bad",
             "cut after 1 min 0 s: something in between closed the connection",
-            "Raise the time-out of what is in between",
+            "Raise the time-out of whatever is in between",
         ),
         (
             cut(Reply(60, None, b"", failure="closed"), HELD),

@@ -32,7 +32,7 @@ def test_a_launch_that_the_starts_cover() -> None:
         "3,050 of 4,000 session starts may be granted, 200 are in reserve.",
         "",
         "2,000 shards in 16 buckets take 11 min 22 s. 557 wait before them. If they ask now, all",
-        "are in by 09:00, in 14 min 35 s. The session starts suffice, with 493 to spare.",
+        "are in by 09:00, in 14 min 35 s. There are enough session starts, with 493 to spare.",
     ]
 
 

@@ -183,7 +183,7 @@ def test_a_pause_of_an_operator() -> None:
     words = printed(document(obstacle="paused", paused=PAUSE | {"reason": "a launch\x1b"}))
 
     assert "\nPaused, nobody waits\n" in words
-    assert "An operator paused it at 08:44: a launch?. It lasts until" in sentence(words)
+    assert "An operator paused the queue at 08:44: a launch?. It lasts until" in sentence(words)
 
 
 # The lines

@@ -44,7 +44,7 @@ class BotStatus:
     limits: Limits
 
     def verdict(self, now: datetime) -> Verdict:
-        """How it stands."""
+        """The verdict on this bot."""
         counts = counts_of(
             self.waiting, self.waiting_slowed, self.away, self.shards, self.recommended_shards
         )

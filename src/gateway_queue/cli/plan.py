@@ -112,7 +112,7 @@ def _ask(
 
 
 def _shown(body: bytes, address: str) -> RenderableType:
-    """A server's plan for people. Raises ValueError if it is none."""
+    """A server's plan, for people. Raises ValueError if it is not one."""
     return report(parse(body), f"at {address}", datetime.now().astimezone())
 
 

@@ -49,7 +49,7 @@ def parse(body: bytes) -> Plan:
 
 
 def report(plan: Plan, where: str, now: datetime) -> RenderableType:
-    """A plan, and where it was made."""
+    """The report about a plan; ``where`` says where it was made."""
     title = Text.assemble((f"Plan for {many(plan.shards, 'shard')}", "bold"), f" {where}")
     pace = f"{many(plan.buckets, 'bucket')}, one shard every {plan.interval:g} s in each."
     limits = plan.limits
@@ -74,10 +74,10 @@ def sentences(plan: Plan, now: datetime) -> list[str]:
         said.append(_missing(plan, now))
         return said
     spare = number(plan.limits.left - plan.shards - plan.waiting)
-    said.append(f"The session starts suffice, with {spare} to spare.")
+    said.append(f"There are enough session starts, with {spare} to spare.")
     if plan.all_in_in is None:
         why = "an operator has paused it" if plan.obstacle == "paused" else "nobody is let in now"
-        said.append(f"When is not known, as {why}.")
+        said.append(f"The time is unknown, because {why}.")
     return said
 
 
@@ -85,7 +85,7 @@ def _missing(plan: Plan, now: datetime) -> str:
     limits, missing = plan.limits, plan.missing
     back = "they are back" if limits.source == "discord" else "the first is back"
     return (
-        f"The session starts do not suffice: {number(missing)}"
+        f"There are not enough session starts: {number(missing)}"
         f" {'is' if missing == 1 else 'are'} missing; {back} at"
         f" {clock(limits.reset_in, now)}, in {length(limits.reset_in)}."
     )

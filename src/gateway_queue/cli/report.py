@@ -20,7 +20,7 @@ from gateway_queue.cli.words import clock, length, many, number, printable
 
 STYLES: dict[State, str] = {"ready": "green", "busy": "green", "paused": "yellow", "stopped": "red"}
 
-# More lines than this nobody reads; the rest is summed up.
+# Nobody reads more lines than this; the rest is summed up.
 MOST_BUCKETS_SHOWN = 16
 MOST_SLOWED_SHOWN = 8
 
@@ -134,7 +134,7 @@ def validated(kind: type[T], body: bytes) -> T:
 
 
 def report(status: Status, address: str, now: datetime) -> RenderableType:
-    """All there is to see of the server at this address."""
+    """The full report about the server at this address."""
     facts = Table.grid(padding=(0, 3))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -166,7 +166,7 @@ def _verdict(status: Status, now: datetime) -> Verdict:
 
 
 def shown(its: Verdict) -> RenderableType:
-    """A verdict in the colour of its state."""
+    """Render a verdict in the colour of its state."""
     lines = [Text(its.headline, f"bold {STYLES[its.state]}"), Text(its.detail)]
     if its.banner:
         lines.append(Text(f"{its.banner.title} {its.banner.text}", STYLES[its.state]))
@@ -202,7 +202,7 @@ def _failure(failure: Failure) -> Text:
 def _slowed_down(slowed_down: AllSlowedDown) -> Text:
     """The shards that are slowed down, those with the longest wait first."""
     if not slowed_down.shards:
-        return Text("none: no shard starts again and again")
+        return Text("none: no shard keeps restarting")
     lines = [
         f"{_name(slowed.shard)}: {many(slowed.starts, 'start')},"
         f" next in {length(slowed.eligible_in)}"
@@ -218,7 +218,7 @@ def _name(shard: int | None) -> str:
 
 
 def _lines(status: Status, now: datetime) -> RenderableType:
-    """The line of each bucket with people in it; the longest lines if there are many."""
+    """The line of each bucket that is not empty; only the longest if there are many."""
     taken = [bucket for bucket in status.buckets if bucket.waiting or bucket.away]
     if not taken:
         return Text(many(len(status.buckets), "bucket") + ", all empty")

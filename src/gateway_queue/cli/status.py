@@ -115,7 +115,7 @@ async def _follow(url: str, key: str | None, *, trust_env: bool) -> None:
 
 
 def _shown(body: bytes, address: str) -> RenderableType:
-    """A /status for people. Raises ValueError if it is none."""
+    """The content of /status, for people. Raises ValueError if it is something else."""
     now = datetime.now().astimezone()
     if bots_report.is_of_several(body):
         return bots_report.report(bots_report.parse(body), address, now)

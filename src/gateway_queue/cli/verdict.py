@@ -1,4 +1,4 @@
-"""What all the figures come to, in words. Pure.
+"""Sums up all the figures in words. Pure.
 
 The operator's page says the same (``watch/page/verdict.js``, ``overview.js``): one table of cases,
 ``tests/verdicts.py``, holds both to it.
@@ -18,7 +18,7 @@ State = Literal["ready", "busy", "paused", "stopped"]
 
 # How many shards are in each state, by the letters of the feed.
 Counts = Mapping[str, int]
-LET_IN = "ij"  # before, and just now
+LET_IN = "ij"  # earlier, and just now
 WAITING, AWAY, CRASH_LOOP, REFUSED, NOT_ASKED = "wacx."
 
 MOST_NAMES = 5  # in one sentence
@@ -44,7 +44,7 @@ class Limits(Protocol):
 
 
 class Figures(Protocol):
-    """What the feed, ``/status`` and the overview of several bots have in common."""
+    """The figures that the feed, ``/status`` and the overview of several bots share."""
 
     @property
     def obstacle(self) -> str | None: ...
@@ -66,7 +66,7 @@ class Figures(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Banner:
-    """What stops everything, and the one thing to do."""
+    """What blocks all grants, and the one thing to do about it."""
 
     title: str
     text: str
@@ -74,7 +74,7 @@ class Banner:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``within``: seconds until all are in but those in a crash loop, None if nobody knows."""
+    """``within``: seconds until all are in, except those in a crash loop; None if unknown."""
 
     state: State
     headline: str
@@ -86,7 +86,7 @@ class Verdict:
 def counts_of(waiting: int, slowed: int, away: int, shards: int, recommended: int | None) -> Counts:
     """How many shards are in each state, from the totals of ``/status``.
 
-    These do not say which of the shards that wait had a turn before, so all count as waiting.
+    These do not say which of the waiting shards had a turn before, so all count as waiting.
     """
     total = max(recommended or 0, shards, waiting + away)
     others = total - waiting - away
@@ -105,7 +105,7 @@ def counts_of(waiting: int, slowed: int, away: int, shards: int, recommended: in
 def verdict(
     figures: Figures, counts: Counts, now: datetime, *, ready: bool = True, noun: str = "shard"
 ) -> Verdict:
-    """How a bot stands; ``noun`` is what waits."""
+    """The verdict on a bot; ``noun`` names what is waiting."""
     waiting = figures.waiting
     obstacle = figures.obstacle or (None if ready else "not_ready")
     if figures.paused:
@@ -132,7 +132,7 @@ def _all_get_in(figures: Figures, counts: Counts, now: datetime, noun: str) -> V
     later = f"; {number(slowed)} in a crash loop {agree(slowed, 'come')} later" if slowed else ""
     wait, within = _wait(waiting - slowed, noun), figures.others_in_in
     if within is None:
-        detail = f"Until when is not known. {_are_in(counts)}{later}."
+        detail = f"How long it takes is unknown. {_are_in(counts)}{later}."
         return Verdict("busy", wait, detail)
     detail = f"In {length(within)}. {wait}, {_are_in(counts)}{later}."
     return Verdict("busy", f"Everyone is in by {clock(within, now)}", detail, within)
@@ -171,36 +171,36 @@ def _paused(figures: Figures, pause: Pause, now: datetime, noun: str) -> Verdict
     until = "It lasts until somebody resumes."
     if pause.ends_in is not None:
         until = f"Until {clock(pause.ends_in, now)}, for {length(pause.ends_in)}."
-    text = [f"An operator paused it at {clock(-pause.began_ago, now)}{reason}.", until]
+    text = [f"An operator paused the queue at {clock(-pause.began_ago, now)}{reason}.", until]
     if not pause.survives_restart:
         text.append("A restart of the server would end it.")
     if figures.obstacle and figures.obstacle != "paused":
-        text.append(f"Besides: {stops(figures, figures.obstacle, now)[1].title}")
+        text.append(f"Also: {stops(figures, figures.obstacle, now)[1].title}")
     return Verdict(
         "paused",
         f"Paused, {_wait(figures.waiting, noun) if figures.waiting else 'nobody waits'}",
-        "Nobody is let in. Those who wait keep their places.",
+        "Nobody is let in. Waiting shards keep their places.",
         banner=Banner("Granting is paused.", " ".join(text)),
     )
 
 
 def stops(figures: Figures, obstacle: str, now: datetime) -> tuple[str, Banner]:
-    """What stands in the way of all: in short, and with what to do."""
+    """What blocks all grants: in short, and with what to do."""
     match obstacle:
         case "limits_unknown":
             failure = figures.limits.failure
-            why = "They are being read. Nothing is granted before."
+            why = "They are being read; nothing is granted until then."
             if failure:
                 error = printable(failure.error)
                 why = f"The last reading failed {length(failure.age)} ago: {error}"
             return (
                 "Discord has not said how many session starts are left.",
-                Banner("Discord's limits are not known.", why),
+                Banner("Discord's limits are unknown.", why),
             )
         case "reserve":
             back = figures.back_in or 0.0
             return (
-                "All session starts but the reserve are used.",
+                "All session starts except the reserve are used.",
                 Banner(
                     "The reserve is reached.",
                     "Nothing is granted until session starts come back at"
@@ -213,25 +213,25 @@ def stops(figures: Figures, obstacle: str, now: datetime) -> tuple[str, Banner]:
                 "Grants cannot be recorded.",
                 Banner(
                     "The journal cannot be written.",
-                    "Nothing is granted meanwhile. The server's log says why; look at its disk.",
+                    "Nothing is granted until it can. See the server's log, and check its disk.",
                 ),
             )
         case "not_ready":
             return (
-                "It has failed, and begins again by itself.",
+                "It crashed, and restarts by itself.",
                 Banner("The bot is not ready.", "The server's log says why."),
             )
         case "ending":
             return (
-                "The next server answers; clients ask again by themselves.",
+                "Clients ask again by themselves, and the next server answers.",
                 Banner(
                     "The server is ending.",
-                    "Those who wait are granted for as long as its grace lasts.",
+                    "Waiting shards are granted for the rest of the grace period.",
                 ),
             )
         case _:
             return (
-                "The reason is one that is not known here.",
+                "The reason is unknown here.",
                 Banner("Nothing is granted.", printable(obstacle)),
             )
 
@@ -239,9 +239,9 @@ def stops(figures: Figures, obstacle: str, now: datetime) -> tuple[str, Banner]:
 def verdict_of_all(
     bots: Sequence[tuple[str, int, Verdict]], waiting: int, strangers: int, now: datetime
 ) -> Verdict:
-    """How all bots stand, each given by its name, how many wait at it, and its verdict.
+    """The verdict on all bots, each given by its name, how many wait for it, and its verdict.
 
-    ``strangers`` are requests for bots that are not there.
+    ``strangers``: requests for unknown bots.
     """
     stopped = [name for name, _, its in bots if is_stopped(its)]
     withins = [its.within for _, wait, its in bots if wait]
@@ -268,7 +268,7 @@ def verdict_of_all(
 
 
 def is_stopped(its: Verdict) -> bool:
-    """Whether nobody is let in."""
+    """Whether the bot lets nobody in."""
     return its.state in {"stopped", "paused"}
 
 

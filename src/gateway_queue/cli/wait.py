@@ -145,7 +145,7 @@ class _Progress:
             self._console.print(self, soft_wrap=True)
 
     def end(self) -> None:
-        """Leave a line on how it ended, in place of the one that moved."""
+        """Replace the moving line with one that says how it ended."""
         waited = measured(time.monotonic() - self._began_at)
         self._console.print(f"Shard {self._shard} may identify now, after {waited}", soft_wrap=True)
 

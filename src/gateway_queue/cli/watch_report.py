@@ -1,4 +1,4 @@
-"""What a server's ``/dashboard/feed`` tells, for a terminal. Pure."""
+"""Shows a server's ``/dashboard/feed`` in a terminal. Pure."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from gateway_queue.cli.report import shown, validated
 from gateway_queue.cli.verdict import LET_IN, Failure, Pause, Verdict, verdict
 
-BAR = 60  # cells, where there are as many
+BAR = 60  # cells, if the terminal is wide enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +59,21 @@ class Watched:
                 self._shards[shard] = letter
 
     def verdict(self, now: datetime) -> Verdict:
-        """What all of it comes to."""
+        """The verdict on the current figures."""
         assert self._summary is not None  # noqa: S101 - something was taken
         noun = "request" if self._summary.beside else "shard"
         return verdict(self._summary, Counter(self._shards), now, noun=noun)
 
     @property
     def news(self) -> object:
-        """What is another only when something else changes than the time."""
+        """A value that stays the same if only time passes."""
         assert self._summary is not None  # noqa: S101 - something was taken
         let_in = sum(letter in LET_IN for letter in self._shards)
         stops = self._summary.obstacle, self._summary.paused and self._summary.paused.reason
         return let_in, len(self._shards), self._summary.waiting, stops
 
     def shown(self, now: datetime) -> RenderableType:
-        """A bar and the verdict."""
+        """The progress bar and the verdict."""
         let_in = sum(letter in LET_IN for letter in self._shards)
         bar = ProgressBar(max(len(self._shards), 1), let_in, width=BAR)
         return Group(bar, shown(self.verdict(now)))

@@ -1,4 +1,4 @@
-"""Numbers, lengths and times as people read them. Pure.
+"""Numbers, durations and times for people. Pure.
 
 The same as on the operator's page (``watch/page/words.js``).
 """
@@ -21,7 +21,7 @@ def agree(value: float, verb: str) -> str:
 
 
 def length(seconds: float) -> str:
-    """A length of time, as short as it can be read at a glance."""
+    """A duration that can be read at a glance, such as 5 s, 3 min 20 s or 2 h 10 min."""
     minutes, seconds = divmod(max(0, math.floor(seconds + 0.5)), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -33,16 +33,16 @@ def length(seconds: float) -> str:
 
 
 def measured(seconds: float) -> str:
-    """A length of time that was measured: with tenths, where it is short."""
+    """A measured duration, with tenths of a second if it is short."""
     return f"{max(0.0, seconds):.1f} s" if seconds < 9.95 else length(seconds)
 
 
 def clock(seconds: float, now: datetime) -> str:
-    """The time of day so many seconds from now, with the day where it is not today."""
+    """The time of day this many seconds from now, with the day if it is not today."""
     at = now + timedelta(seconds=seconds)
     return f"{at:%H:%M}" if at.date() == now.date() else f"{at:%a %H:%M}"
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would obey."""
+    """The text without control characters."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)

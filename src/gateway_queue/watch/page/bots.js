@@ -1,4 +1,4 @@
-// The page of all bots: each with its verdict and a bar, and the way to the page of its own.
+// The page of all bots: each with its verdict, a bar, and a link to its own page.
 
 import { byId, element, list, mark, say } from "./dom.js";
 import { follow } from "./feed.js";
@@ -25,13 +25,13 @@ function told({ data }) {
   list(byId("bots"), bots, botRow, fillBot);
   byId("faults").hidden = data.faults.length === 0;
   list(byId("faults-list"), data.faults, () => element("li"), (row, { file, error }) => say(row, `${file}: ${error}`));
-  say(byId("footer"), `Gateway Queue ${data.version}. Times are those of this browser: ${zone(now)}.`);
+  say(byId("footer"), `Gateway Queue ${data.version}. Times are in this browser's time zone: ${zone(now)}.`);
   showTab(state, data.waiting, within, NAME);
   speak(state, `${headline}. ${detail}`, now);
   live.told(now);
 }
 
-// Those that let nobody in come first.
+// Bots that let nobody in come first.
 function byTrouble(one, other) {
   return isStopped(other.verdict) - isStopped(one.verdict);
 }

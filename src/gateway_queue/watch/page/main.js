@@ -89,8 +89,8 @@ function countRow() {
 
 function showFooter(now) {
   const { version, uptime, viewers } = picture.summary;
-  const looks = `${viewers === 1 ? "1 person looks" : `${number(viewers)} people look`} at this page`;
-  const times = `Times are those of this browser: ${zone(now)}`;
+  const looks = `${viewers === 1 ? "1 person is watching" : `${number(viewers)} people are watching`} this page`;
+  const times = `Times are in this browser's time zone: ${zone(now)}`;
   say(byId("footer"), `Gateway Queue ${version}, up for ${length(uptime)}. ${looks}. ${times}.`);
 }
 

@@ -1,5 +1,5 @@
-// What the figures of several bots come to, in words. Pure. The commands in a terminal say the
-// same (cli/verdict.py).
+// Sums up the figures of several bots in words. Pure. The commands in a terminal say the same
+// (cli/verdict.py).
 
 import { STATES } from "./picture.js";
 import { verdict } from "./verdict.js";
@@ -16,8 +16,8 @@ export function described(bot, now) {
   return { ...bot, counts, verdict: verdict(summary, counts, now) };
 }
 
-// How many shards are in each state. The overview does not say which of the shards that wait had
-// a turn before, so all count as waiting.
+// How many shards are in each state. The overview does not say which of the waiting shards had a
+// turn before, so all count as waiting.
 function countsOf(bot) {
   const counts = Object.fromEntries([...STATES.keys()].map((letter) => [letter, 0]));
   const total = Math.max(bot.recommended_shards ?? 0, bot.shards, bot.waiting + bot.away);
@@ -30,7 +30,7 @@ function countsOf(bot) {
   return counts;
 }
 
-// How all bots stand, each with its verdict.
+// The verdict on all bots, each with its own verdict.
 export function verdictOfAll(bots, { waiting, unknown_bot_waiting: strangers }, now) {
   const stopped = bots.filter((bot) => isStopped(bot.verdict));
   const busy = bots.filter((bot) => bot.waiting);

@@ -54,13 +54,13 @@ export function inWords(plan, now) {
   const left = Math.max(0, limits.remaining - limits.reserve);
   if (missing) {
     const back = limits.source === "discord" ? "they are back" : "the first is back";
-    said.push(`The session starts do not suffice: ${number(missing)} ${missing === 1 ? "is" : "are"} missing; ` +
+    said.push(`There are not enough session starts: ${number(missing)} ${missing === 1 ? "is" : "are"} missing; ` +
       `${back} at ${clock(limits.reset_in, now)}, in ${length(limits.reset_in)}.`);
   } else {
-    said.push(`The session starts suffice, with ${number(left - shards - waiting)} to spare.`);
+    said.push(`There are enough session starts, with ${number(left - shards - waiting)} to spare.`);
     if (all === null) {
       const why = obstacle === "paused" ? "an operator has paused it" : "nobody is let in now";
-      said.push(`When is not known, as ${why}.`);
+      said.push(`The time is unknown, because ${why}.`);
     }
   }
   return said.join(" ");

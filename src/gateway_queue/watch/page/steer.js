@@ -58,7 +58,7 @@ export function showShardActions(shard, details, may) {
   shown = { shard, details };
   const hasPlace = Boolean(may && details && details.state !== "granted");
   byId("shard-first").hidden = byId("shard-drop").hidden = !hasPlace;
-  say(byId("shard-first"), details?.first ? "Give it its old place" : "Let it go first");
+  say(byId("shard-first"), details?.first ? "Move it back" : "Put it first");
   byId("shard-forgive").hidden = !(may && details?.level);
 }
 

@@ -21,9 +21,9 @@ function showStarts({ limits, waiting, covered, back_in: back }, now) {
   say(byId("starts-unit"), limits.known ? "may be granted" : "");
   mark(byId("starts"), "class", limits.known && !left ? "bad" : "");
   const enough = missing
-    ? `${number(missing)} too few for those that wait`
+    ? `${number(missing)} too few for the waiting shards`
     : waiting
-      ? `Enough for the ${number(waiting)} that wait, ${number(left - waiting)} to spare`
+      ? `Enough for the ${number(waiting)} waiting, ${number(left - waiting)} to spare`
       : `Of ${number(limits.total)} in 24 hours`;
   say(byId("starts-enough"), limits.known ? enough : "Discord has not said yet");
   const parts = [["used", used], ["needed", covered], ["free", left - covered], ["kept", kept]];
@@ -58,7 +58,7 @@ function showPace(picture, now) {
 function showLoops({ shards, longest }, chosen) {
   say(byId("loops"), shards ? number(shards) : "None");
   mark(byId("loops"), "class", shards ? "loop" : "");
-  say(byId("loops-more"), shards ? "slowed down; the others are not held up" : "no shard starts again and again");
+  say(byId("loops-more"), shards ? "slowed down; the others are not delayed" : "no shard keeps restarting");
   list(byId("loops-list"), longest.slice(0, 4), () => loopRow(chosen), fillLoop);
 }
 

@@ -1,5 +1,5 @@
-// What all the figures come to, in words. Pure. The commands in a terminal say the same
-// (cli/verdict.py): one table of cases, tests/verdicts.py, holds both to it.
+// Sums up all the figures in words. Pure. The commands in a terminal say the same
+// (cli/verdict.py): one table of cases, tests/verdicts.py, checks both.
 
 import { agree, clock, length, many, number } from "./words.js";
 
@@ -31,7 +31,7 @@ export function verdict(summary, counts, now) {
   return {
     state: "busy",
     headline: within === null ? wait : `Everyone is in by ${clock(within, now)}`,
-    detail: (within === null ? "Until when is not known." : `In ${length(within)}. ${wait},`) +
+    detail: (within === null ? "How long it takes is unknown." : `In ${length(within)}. ${wait},`) +
       ` ${areIn(counts)}${later}.`,
     within,
     banner: null,
@@ -75,13 +75,13 @@ function paused(summary, now) {
   const { reason, began_ago: ago, ends_in: rest, survives_restart: survives } = summary.paused;
   const wait = waiting ? `${many(waiting, summary.beside ? "request" : "shard")} ${agree(waiting, "wait")}` : "nobody waits";
   const until = rest === null ? "It lasts until somebody resumes" : `Until ${clock(rest, now)}, for ${length(rest)}`;
-  const text = [`An operator paused it at ${clock(-ago, now)}${reason ? `: ${reason}` : ""}.`, `${until}.`];
+  const text = [`An operator paused the queue at ${clock(-ago, now)}${reason ? `: ${reason}` : ""}.`, `${until}.`];
   if (!survives) text.push("A restart of the server would end it.");
-  if (obstacle && obstacle !== "paused") text.push(`Besides: ${stops(summary, now).title}`);
+  if (obstacle && obstacle !== "paused") text.push(`Also: ${stops(summary, now).title}`);
   return {
     state: "paused",
     headline: `Paused, ${wait}`,
-    detail: "Nobody is let in. Those who wait keep their places.",
+    detail: "Nobody is let in. Waiting shards keep their places.",
     within: null,
     banner: { title: "Granting is paused.", text: text.join(" ") },
   };
@@ -103,13 +103,13 @@ function stops(summary, now) {
   const known = {
     limits_unknown: {
       detail: "Discord has not said how many session starts are left.",
-      title: "Discord's limits are not known.",
+      title: "Discord's limits are unknown.",
       text: failure
         ? `The last reading failed ${length(failure.age)} ago: ${failure.error}`
-        : "They are being read. Nothing is granted before.",
+        : "They are being read; nothing is granted until then.",
     },
     reserve: {
-      detail: "All session starts but the reserve are used.",
+      detail: "All session starts except the reserve are used.",
       title: "The reserve is reached.",
       text: `Nothing is granted until session starts come back at ${clock(back, now)}, in ` +
         `${length(back)}. Connected shards stay connected. Find what restarts before you lower the reserve.`,
@@ -117,21 +117,21 @@ function stops(summary, now) {
     journal: {
       detail: "Grants cannot be recorded.",
       title: "The journal cannot be written.",
-      text: "Nothing is granted meanwhile. The server's log says why; look at its disk.",
+      text: "Nothing is granted until it can. See the server's log, and check its disk.",
     },
     not_ready: {
-      detail: "It has failed, and begins again by itself.",
+      detail: "It crashed, and restarts by itself.",
       title: "The bot is not ready.",
       text: "The server's log says why.",
     },
     ending: {
-      detail: "The next server answers; clients ask again by themselves.",
+      detail: "Clients ask again by themselves, and the next server answers.",
       title: "The server is ending.",
-      text: "Those who wait are granted for as long as its grace lasts.",
+      text: "Waiting shards are granted for the rest of the grace period.",
     },
   };
   return known[obstacle] ?? {
-    detail: "The reason is one that is not known here.",
+    detail: "The reason is unknown here.",
     title: "Nothing is granted.",
     text: obstacle,
   };
