@@ -5,7 +5,7 @@
 measures 1,000, 5,000, 10,000 and 20,000 waiting clients in 16 buckets, 10,000 in 1, 16 and 128
 buckets, and 100, 500, 1,000 and 2,000 streams of one HTTP/2 connection (with other ``--clients``
 in proportion). Each size has a server of its own, except that the streams share one. It prints
-tables, and writes the figures to ``docs/growth.json`` and plots of them beside it;
+tables, and writes the figures to ``docs/pictures/growth.json`` and plots of them beside it;
 ``--plot-only`` makes the plots from the figures that are there. It takes about five minutes, and
 as long again for the version that is compared with.
 
@@ -22,12 +22,10 @@ import argparse
 import json
 import signal
 import sys
-from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 from outside import Crowd, most_clients, serving
+from plots import BLUE, ORANGE, PICTURES, save, title
 from waiting import (
     POLLERS,
     Figures,
@@ -44,26 +42,9 @@ BUCKETS = 16
 SECONDS = 10.0
 BOUND = 300.0
 
-DOCS = Path(__file__).parents[1] / "docs"
 COSTS = "CPU us per arrival", "CPU us per poll", "CPU us per grant", "KiB per waiting client"
 
-# Of medium lightness, to be read on white and on black.
-GREY = "#808080"
-COLOURS = {"other": "#d97706", "this": "#3b82c4"}
-STYLE: Any = {
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": GREY,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": "medium",
-    "font.size": 9,
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # the reader's own fonts
-    "svg.hashsalt": "growth",  # the same figures make the same file
-    "text.color": GREY,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-}
+COLOURS = {"other": ORANGE, "this": BLUE}
 
 Points = list[Figures]  # each with what it is a point of, under the name of its series
 
@@ -118,19 +99,19 @@ def costs(points: Points) -> list[str]:
 
 def plot(name: str, versions: dict[str, Points]) -> None:
     names = costs(next(iter(versions.values())))
-    figure = Figure(figsize=(2.3 * len(names), 2.2), layout="constrained")
+    figure = Figure(figsize=(7, 1.9), layout="constrained")
     for axes, cost in zip(figure.subplots(1, len(names)), names, strict=True):
         for version, points in versions.items():
             xs = [point[name] for point in points]
             ys = [point[cost] for point in points]
             axes.plot(xs, ys, marker="o", markersize=4, color=COLOURS[version], label=version)
             axes.set_xticks(xs, [short(x) for x in xs])
-        axes.set_title(cost.replace(" us ", " µs "))
+        axes.set_title(title(cost))
         axes.set_xlabel(name)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.2 * axes.dataLim.y1)
     if len(versions) > 1:
         figure.axes[0].legend()
-    figure.savefig(DOCS / f"growth-{name}.svg", transparent=True, metadata={"Date": None})
+    save(figure, f"growth-{name}")
 
 
 def short(number: float) -> str:
@@ -147,14 +128,13 @@ def main() -> None:
         parser.error("at least 200 clients")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     signal.signal(signal.SIGALRM, lambda *_: sys.exit(f"broke off: not done after {BOUND:g} s"))
-    file = DOCS / "growth.json"
+    file = PICTURES / "growth.json"
     if not options.plot_only:
         pythons = {"other": options.against} if options.against else {}
         pythons |= {"this": sys.executable}
         measured = {name: measure(python, options.clients) for name, python in pythons.items()}
         file.write_text(json.dumps(measured, indent=1) + "\n")
     results: dict[str, dict[str, Points]] = json.loads(file.read_text())
-    mpl.rcParams.update(STYLE)
     for name in results["this"]:
         plot(name, {version: series[name] for version, series in results.items()})
     for version, series in results.items():

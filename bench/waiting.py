@@ -1,6 +1,6 @@
 """What a waiting client costs and how punctual the grants are, measured on the real server.
 
-    python bench/waiting.py [--against PYTHON] [--clients 10000] [--buckets 16] [--json]
+    python bench/waiting.py [--against PYTHON] [--clients 10000] [--buckets 16] [--save FILE]
 
 starts ``python -m gateway_queue`` as a process of its own (its journal in a temporary file) and
 talks to it over 127.0.0.1 only. That takes about three minutes. ``--against`` names the
@@ -73,6 +73,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from outside import (
@@ -428,7 +429,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10, help="of parked, and of polled")
     parser.add_argument("--openings", type=int, default=7)
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object as the last line"
+        "--save", metavar="FILE", type=Path, help="write the figures there, as JSON"
     )
     options = parser.parse_args()
     if min(options.buckets, options.interval, options.seconds, options.openings) <= 0:
@@ -452,8 +453,8 @@ def main() -> None:
     title = f"{options.clients:,} clients, {options.buckets} buckets, {options.interval:g} s"
     print(f"{title}, CPython {platform.python_version()}\n")
     show(results)
-    if options.json:
-        print(json.dumps(results))
+    if options.save:
+        options.save.write_text(json.dumps(results, indent=1) + "\n")
     failed = any(figures[fault] for figures in results.values() for fault in FAULTS)
     sys.exit(1 if failed else 0)
 

@@ -30,6 +30,7 @@ SERVES = re.compile(r"(^|.* )\.venv/bin/gateway-queue|hypercorn .*")
 HERE = (
     ".venv/bin/gateway-queue",
     ".venv/bin/python bench/bots.py",
+    ".venv/bin/python bench/costs.py",
     ".venv/bin/python bench/logging_cost.py",
     ".venv/bin/python bench/start.py",
     ".venv/bin/python bench/waiting.py",
@@ -113,7 +114,8 @@ IN_SHORT = {
     ".venv/bin/python bench/logging_cost.py": "--runs 1",
     ".venv/bin/python bench/start.py": "--runs 1",
     ".venv/bin/python bench/waiting.py": SMALL,
-    ".venv/bin/python bench/waiting.py --against other/bin/python": SMALL,
+    ".venv/bin/python bench/waiting.py --against other/bin/python"
+    " --save docs/pictures/waiting.json": SMALL,
 }
 
 STEPS = [step for steps in SECTIONS.values() for step in steps]
@@ -191,6 +193,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "other").symlink_to(sys.prefix)
     (tmp_path / "bench").symlink_to(ROOT / "bench")
+    (tmp_path / "docs" / "pictures").mkdir(parents=True)
     (tmp_path / "token.txt").write_text(TOKEN + "\n")
     (tmp_path / "bots").mkdir()
     (tmp_path / "bots" / "beta.toml").touch()
