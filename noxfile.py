@@ -101,6 +101,15 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def pictures(session: nox.Session) -> None:
+    """Draw those of docs/pictures that need no quiet machine, from real runs; takes two minutes."""
+    install(session, ".[server]", *group("test"))
+    for script in "drawings", "timeline", "terminal":
+        env = {"PYTHONPATH": "tests:tests/end_to_end"}
+        session.run("python", f"bench/{script}.py", env=env)
+
+
+@nox.session
 def growth(session: nox.Session) -> None:
     """Measure how the cost per client grows, and plot it for docs/benchmarks.md."""
     install(session, ".[server]", *group("bench"))
