@@ -27,7 +27,7 @@ from shards import shards
 ROOT = Path(__file__).parent.parent.parent
 RULES = ROOT / "deploy" / "prometheus"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
-OPERATING = ROOT / "docs" / "operating.md"
+METRICS = ROOT / "docs" / "metrics.md"
 
 PROMTOOL = shutil.which("promtool")
 PROMETHEUS = shutil.which("prometheus")
@@ -61,7 +61,7 @@ async def test_promtool_has_nothing_to_say_against(check: str) -> None:
 
 def test_each_alert_is_documented() -> None:
     alerts = re.findall(r"- alert: (\w+)", (RULES / "alerts.yml").read_text())
-    documented = re.findall(r"^\| `(GatewayQueue\w+)`", OPERATING.read_text(), re.MULTILINE)
+    documented = re.findall(r"^\| `(GatewayQueue\w+)`", METRICS.read_text(), re.MULTILINE)
 
     assert sorted(documented) == sorted(alerts)
 

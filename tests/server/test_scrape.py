@@ -5,7 +5,7 @@ import re
 import trio
 from asgi import Client
 from serving import GATEWAY, limit, serving
-from test_docs import OPERATING, name, rows
+from test_docs import METRICS, name, rows
 
 from gateway_queue.queue.rules.allowance import ReadAllowance
 from gateway_queue.watch import scrape
@@ -39,7 +39,7 @@ async def test_limits_that_are_counted_here_are_always_fresh() -> None:
 
 
 async def test_each_metric_is_documented() -> None:
-    documented = [name(row[0]) for row in rows(OPERATING) if row[0].startswith("`gateway_queue_")]
+    documented = [name(row[0]) for row in rows(METRICS) if row[0].startswith("`gateway_queue_")]
     async with serving() as client:
         bots = client.app.bots
         page = await scrape.page(list(bots.by_name.values()), bots.metrics, bots.lobby.guests)
