@@ -79,10 +79,14 @@ def end_to_end(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Test the operator's page in an installed Chromium, and make the picture in docs/."""
-    install(session, ".[server]", *group("test"))
-    pictures = {"PICTURES": "docs/pictures"}
-    session.run("pytest", "tests/end_to_end/test_browser.py", *session.posargs, env=pictures)
+    """Test the operator's page and the documentation in an installed Chromium.
+
+    Also makes the picture of the operator's page.
+    """
+    install(session, ".[server]", *group("docs"), *group("test"))
+    pictures, pages = {"PICTURES": "docs/pictures"}, ("test_browser.py", "test_site.py")
+    files = [f"tests/end_to_end/{page}" for page in pages]
+    session.run("pytest", *files, *session.posargs, env=pictures)
 
 
 @nox.session

@@ -78,6 +78,8 @@ UNTYPED = {
     "text": "configurations for test_proxies.py, and lines of a log",
     "ini": "a drop-in for systemd",
     "toml": "a bot's file, as tests/rules/test_roster.py has them",
+    "{eval-rst}": "`nox -s docs`",
+    "{include}": "`nox -s docs`",
     "{literalinclude}": "a file of examples/, whose tests are beside those of its library",
     "{toctree}": "`nox -s docs`",
 }
@@ -102,6 +104,7 @@ intents = Intents.none()
 """
 BEGINNINGS = {
     "README.md: Add it to your bot": "import discord\n",
+    "docs/index.md: First example": "import discord\n",
     "docs/clients/discord.py.md: Code": MY_BOT,
     "docs/clients/discord.py.md: Several processes": MY_BOT,
 }
