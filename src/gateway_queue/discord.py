@@ -211,7 +211,7 @@ async def keep_limits_fresh(
         raise TypeError("the session starts are counted here, not read from Discord")
     failures = refusals = 0  # in a row
     warned_at = -math.inf
-    was_read = False
+    was_read = was_ordered = False
     while True:
         try:
             reading = await read()
@@ -250,7 +250,7 @@ async def keep_limits_fresh(
             continue
         was_read = True
         limit = reading.limit
-        if failures or not allowance.known:
+        if failures or was_ordered or not allowance.known:
             queue.report(
                 LimitsRead(limit.total, limit.remaining, limit.reset_after, limit.max_concurrency)
             )
@@ -258,15 +258,17 @@ async def keep_limits_fresh(
         warned_at = -math.inf
         queue.limits_failure = None
         queue.read(limit, reading.gateway, reading.sent_at)
-        await _until_due(allowance, refresh, read_now)
+        was_ordered = await _until_due(allowance, refresh, read_now)
 
 
-async def _until_due(allowance: ReadAllowance, refresh: float, read_now: Alarm) -> None:
+async def _until_due(allowance: ReadAllowance, refresh: float, read_now: Alarm) -> bool:
+    """Sleep until the next reading is due; True if an operator brought it forward."""
     now = trio.current_time()
     while now < (due := allowance.read_again_at(now, refresh)):
         if await read_now.sleep(min(due - now, NAP)):
-            return
+            return True
         now = trio.current_time()
+    return False
 
 
 def _pause(failures: int, retry_after: float) -> float:

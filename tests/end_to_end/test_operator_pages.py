@@ -84,9 +84,12 @@ async def test_status_tells_how_everybody_stands() -> None:
         "paused": None,
         "pace": {"interval": LONG, "configured": LONG, "ends_in": None},
         "waiting": 3,
+        "waiting_slowed": 0,
         "away": 1,
         "covered": 3,
         "all_in_in": pytest.approx(2 * LONG, abs=5),
+        "others_in_in": pytest.approx(2 * LONG, abs=5),
+        "back_in": 0,
         "recommended_shards": None,
         "not_asked": None,
         "last_24_hours": {"granted": 0, "shards": 0},
@@ -216,6 +219,34 @@ async def test_gateway_bot_is_unknown_without_a_token() -> None:
 
 
 # The feed
+
+
+async def test_the_feed_over_http_1_0_ends_with_its_connection() -> None:
+    async with running_server() as server, connect(server) as client:
+        await client.send("GET /dashboard/feed HTTP/1.0")
+        assert (await client.answer(has_body=False)).status == 200
+        assert await server.stop() == 0
+        said = await client.rest()
+
+    assert said.startswith(b"event: whole\ndata: {")  # in no chunks, which 1.0 does not know
+    assert said.endswith(b"\n\n")
+
+
+async def test_of_a_thousand_tabs_32_are_shown_the_feed() -> None:
+    async with (
+        running_server(GATEWAY_QUEUE_INTERVAL=1) as server,
+        AsyncExitStack() as tabs,
+        connect_http2(server) as patient,
+    ):
+        answers = []
+        for _ in range(1000):
+            tab = await tabs.enter_async_context(connect(server))
+            await tab.send("GET /dashboard/feed HTTP/1.1", "Host: queue")
+            answers.append((await tab.answer(has_body=False)).status)
+        assert sorted(answers) == [200] * 32 + [503] * 968
+        stream = await patient.ask("/?shard=3")
+        [granted] = await patient.answers([stream])
+        assert granted.is_grant
 
 
 @pytest.mark.parametrize("http2", [False, True])

@@ -4,7 +4,9 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
+from fake_discord import fake_discord
 from harness import Program, running_server
 from raw import (
     Answer,
@@ -18,6 +20,7 @@ from raw import (
 
 from gateway_queue.http.bodies import LONGEST_BODY
 
+GATEWAY_BOT = "/api/v10/gateway/bot"
 KEY = "correct-horse-battery-staple"
 PAUSE = json.dumps({"reason": "ünïcode", "for": 1800}).encode()
 
@@ -135,6 +138,45 @@ class TestHTTP2:
             good = await put_http2(client, PAUSE)
             [answer] = await client.answers([good])
             assert reason(answer) == "ünïcode"
+
+
+async def test_discord_is_asked_for_the_limits_when_an_operator_says_so() -> None:
+    async with (
+        fake_discord(total=1000, remaining=900) as discord,
+        steered(DISCORD_TOKEN=discord.token, GATEWAY_QUEUE_DISCORD_API=discord.api) as server,
+        httpx.AsyncClient(base_url=server.url) as client,
+    ):
+        await server.logged("limits_read", remaining=900)
+        discord.remaining, discord.max_concurrency = 321, 16
+        key = {"Authorization": f"Bearer {KEY}"}
+        answers = [await client.post("/operator/limits/read", headers=key) for _ in range(3)]
+        await server.logged("limits_read", remaining=321, max_concurrency=16)
+        status = (await client.get("/status")).json()
+        assert await server.stop() == 0
+
+        assert [answer.status_code for answer in answers] == [202, 429, 429]
+        assert 1 <= int(answers[1].headers["Retry-After"]) <= 15
+        assert "ask again in" in answers[1].json()["detail"]
+        assert (status["limits"]["remaining"], len(status["buckets"])) == (321, 16)
+        # Only the one that was not refused has reached Discord.
+        assert len(server.logged_so_far("limits_reading_ordered")) == 1
+        assert [request.path for request in discord.requests].count(GATEWAY_BOT) == 2
+
+
+async def test_what_discord_refuses_leaves_the_limits_as_they_were() -> None:
+    async with (
+        fake_discord(total=1000, remaining=900) as discord,
+        steered(DISCORD_TOKEN=discord.token, GATEWAY_QUEUE_DISCORD_API=discord.api) as server,
+        httpx.AsyncClient(base_url=server.url) as client,
+    ):
+        await server.logged("limits_read", remaining=900)
+        discord.answers.append((503, {}, b"upstream"))
+        key = {"Authorization": f"Bearer {KEY}"}
+        assert (await client.post("/operator/limits/read", headers=key)).status_code == 202
+        await server.logged("limits_unreadable")
+        limits = (await client.get("/status")).json()["limits"]
+
+    assert (limits["known"], limits["remaining"]) == (True, 900)
 
 
 @pytest.mark.parametrize("path", ["/operator?shard=3", "/operator/pause?shard=3"])
