@@ -102,14 +102,15 @@ VERDICTS: dict[str, tuple[Json, str, str, str, str, str | None]] = {
         FIGURES
         | {
             "obstacle": "journal",
-            "paused": PAUSE | {"reason": "<b>", "ends_in": 1790.4, "survives_restart": False},
+            "paused": PAUSE
+            | {"reason": "<b>\u202e 🚀\x1b", "ends_in": 1790.4, "survives_restart": False},
         },
         *("i", "paused", "Paused, nobody waits"),
         "Nobody is let in. Waiting shards keep their places.",
         (
-            "Granting is paused. An operator paused the queue at 08:44: <b>. Until 09:15, for"
-            " 29 min 50 s. A restart of the server would end it. Also: The journal"
-            " cannot be written."
+            "Granting is paused. An operator paused the queue at 08:44: <b>? 🚀?. Until 09:15, for"
+            " 29 min 50 s. A restart of the server would end it. Also: The journal cannot be"
+            " written."
         ),
     ),
     "the limits are being read": (

@@ -44,5 +44,5 @@ def clock(seconds: float, now: datetime) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without control characters."""
+    """The text without characters that control a terminal or reverse the text around them."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)

@@ -1,7 +1,7 @@
 // Sums up all the figures in words. Pure. The commands in a terminal say the same
 // (cli/verdict.py): one table of cases, tests/verdicts.py, checks both.
 
-import { agree, clock, length, many, number } from "./words.js";
+import { agree, clock, length, many, number, printable } from "./words.js";
 
 // `state` is ready, busy, paused or stopped. `banner` is there only when something stops
 // everything.
@@ -75,7 +75,7 @@ function paused(summary, now) {
   const { reason, began_ago: ago, ends_in: rest, survives_restart: survives } = summary.paused;
   const wait = waiting ? `${many(waiting, summary.beside ? "request" : "shard")} ${agree(waiting, "wait")}` : "nobody waits";
   const until = rest === null ? "It lasts until somebody resumes" : `Until ${clock(rest, now)}, for ${length(rest)}`;
-  const text = [`An operator paused the queue at ${clock(-ago, now)}${reason ? `: ${reason}` : ""}.`, `${until}.`];
+  const text = [`An operator paused the queue at ${clock(-ago, now)}${reason ? `: ${printable(reason)}` : ""}.`, `${until}.`];
   if (!survives) text.push("A restart of the server would end it.");
   if (obstacle && obstacle !== "paused") text.push(`Also: ${stops(summary, now).title}`);
   return {
@@ -105,7 +105,7 @@ function stops(summary, now) {
       detail: "Discord has not said how many session starts are left.",
       title: "Discord's limits are unknown.",
       text: failure
-        ? `The last reading failed ${length(failure.age)} ago: ${failure.error}`
+        ? `The last reading failed ${length(failure.age)} ago: ${printable(failure.error)}`
         : "They are being read; nothing is granted until then.",
     },
     reserve: {
@@ -133,7 +133,7 @@ function stops(summary, now) {
   return known[obstacle] ?? {
     detail: "The reason is unknown here.",
     title: "Nothing is granted.",
-    text: obstacle,
+    text: printable(obstacle),
   };
 }
 

@@ -19,6 +19,9 @@ export function length(seconds) {
   return minutes ? `${minutes} min ${rest} s` : `${rest} s`;
 }
 
+// The text without characters that reverse the text around them, or are invisible.
+export const printable = (text) => text.replace(/[\p{C}\u2028\u2029]/gu, "?");
+
 // The time of day this many seconds from now, with the day if it is not today.
 export function clock(seconds, now, { precise = false } = {}) {
   const at = new Date(now + seconds * 1000);
