@@ -81,7 +81,7 @@ def end_to_end(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """Test the operator's page and the documentation in an installed Chromium.
 
-    Also makes the picture of the operator's page.
+    Also makes the pictures of the operator's page.
     """
     install(session, ".[server]", *group("docs"), *group("test"))
     pictures, pages = {"PICTURES": "docs/pictures"}, ("test_browser.py", "test_site.py")

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -29,7 +29,7 @@ if CHROMIUM is None:
     pytest.skip("Chromium is not installed", allow_module_level=True)
 
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # noqa: E402
-from playwright.sync_api import ConsoleMessage, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import ConsoleMessage, FloatRect, Page, expect, sync_playwright  # noqa: E402
 
 KEY = "correct-horse-battery-staple"
 LONG = 60.0  # seconds of an interval whose end no test waits for
@@ -38,6 +38,7 @@ ONE_START: dict[str, object] = {
     "GATEWAY_QUEUE_DAILY_STARTS": 2,
     "GATEWAY_QUEUE_RESERVE": 1,
 }
+WIDTH = 1360  # pixels, but for phones
 PICTURES = os.environ.get("PICTURES")
 
 # The page's own words, for cases that ``verdicts.py`` has for the commands too.
@@ -87,7 +88,7 @@ def _in_browser(url: str, parts: Iterable[Part], context: dict[str, Any], *, qui
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(**{"viewport": {"width": 1360, "height": 900}, **context})
+        page = browser.new_page(**{"viewport": {"width": WIDTH, "height": 900}, **context})
         page.set_default_timeout(PATIENCE)
         page.on("console", hear)
         page.on("pageerror", lambda error: said.append(str(error)))
@@ -150,11 +151,19 @@ def is_accessible(page: Page) -> None:
     assert found.violations_count == 0, found.generate_report()
 
 
-def picture(name: str) -> Part:
+def picture(name: str, *, scheme: Literal["light", "dark"] = "light", height: int = 0) -> Part:
+    """Take a picture of the page, or of so much of it from the top."""
+
     def take(page: Page) -> None:
         if PICTURES is not None:
-            Path(PICTURES).mkdir(parents=True, exist_ok=True)
-            page.screenshot(path=Path(PICTURES, f"{name}.png"), full_page=True)
+            page.emulate_media(color_scheme=scheme)
+            file = Path(PICTURES, f"{name}.png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if height:
+                clip: FloatRect = {"x": 0, "y": 0, "width": WIDTH, "height": height}
+                page.screenshot(path=file, clip=clip)
+            else:
+                page.screenshot(path=file, full_page=True)
 
     return take
 
@@ -178,7 +187,11 @@ async def test_a_launch_is_watched_to_its_end() -> None:
         expect(details).to_contain_text("waiting")
         expect(details).to_contain_text("Expected")
         expect(page.locator("#counts")).to_contain_text("Got an op 9")
-        expect(page.locator("#pace-chart rect").nth(1)).to_be_visible()
+        expect(page.locator("#pace-chart rect")).to_be_visible()
+
+    def shows_much(page: Page) -> None:
+        if PICTURES:
+            expect(page.locator("#pace-chart rect").nth(1)).to_be_visible()
 
     def ends(page: Page) -> None:
         headline(page, "Nobody waits")
@@ -189,13 +202,14 @@ async def test_a_launch_is_watched_to_its_end() -> None:
         expect(page).to_have_title("nobody waits \u2013 Gateway Queue")
 
     async with (
-        launch(2_000, GATEWAY_QUEUE_INTERVAL=0.5) as server,
+        launch(2_000, GATEWAY_QUEUE_INTERVAL=0.5 if PICTURES else 0.2) as server,
         httpx.AsyncClient(base_url=server.url) as client,
     ):
         for shard in (3, 20, 37):
             await server.logged("identify_granted", shard=shard)
             await client.post(f"/confirm?shard={shard}&outcome=invalid_session")
-        await in_browser(server.url, begins, goes_on, picture("dashboard"), ends)
+        pictures = shows_much, picture("dashboard"), picture("dark", scheme="dark")
+        await in_browser(server.url, begins, goes_on, *pictures, ends)
 
 
 async def test_opening_the_server_redirects_to_the_page() -> None:
@@ -329,8 +343,7 @@ async def test_an_operator_pauses_and_resumes() -> None:
         expect(banner).to_be_hidden()
 
     async with launch(300, GATEWAY_QUEUE_INTERVAL=LONG, GATEWAY_QUEUE_OPERATOR_KEY=KEY) as server:
-        parts: list[Part] = [asks, has_no_key, has_the_key, is_paused, is_accessible]
-        parts += [picture("paused"), resumes]
+        parts: list[Part] = [asks, has_no_key, has_the_key, is_paused, resumes]
         await in_browser(f"{server.url}/dashboard", *parts, quiet=False)
         assert KEY not in "\n".join(server.lines)
 
@@ -606,7 +619,7 @@ async def test_each_of_several_bots_has_its_verdict_and_its_page(tmp_path: Path)
     async with running_server(**settings) as server, connect(server) as client:
         await client.send("GET /bots/alpha/?shard=1 HTTP/1.1", "Host: queue")
         await server.logged("identify_queued", shard=1)
-        parts: list[Part] = [are_listed, is_accessible, picture("bots"), is_opened]
+        parts: list[Part] = [are_listed, is_accessible, picture("bots", height=440), is_opened]
         parts += [is_accessible, is_left]
         await in_browser(f"{server.url}/", *parts)
 
@@ -663,6 +676,8 @@ async def test_axe_finds_nothing_whatever_an_operator_does(scheme: str) -> None:
     def is_paused(page: Page) -> None:
         order(server.url, "pause", {"reason": "Discord has an incident", "for": 3600})
         headline(page, "Paused, 295 shards wait")
+        if scheme == "light":
+            picture("paused", height=348)(page)
 
     def is_gone(page: Page) -> None:
         trio.from_thread.run(server.stop)
