@@ -73,7 +73,9 @@ def test_any_width_will_do(width: int) -> None:
     with console.capture() as capture:
         console.print(watched.shown(NOW))
 
-    assert all(len(line) <= width for line in capture.get().splitlines())
+    lines = capture.get().splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert lines[1].startswith("Paused, 999 shards")
 
 
 def test_what_is_no_message() -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from pydantic import FiniteFloat
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 
 from gateway_queue.cli.report import shown, validated
 from gateway_queue.cli.verdict import LET_IN, Failure, Pause, Verdict, verdict
@@ -75,7 +76,8 @@ class Watched:
     def shown(self, now: datetime) -> RenderableType:
         """The progress bar and the verdict."""
         let_in = sum(letter in LET_IN for letter in self._shards)
-        bar = ProgressBar(max(len(self._shards), 1), let_in, width=BAR)
+        bar = Table.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(max(len(self._shards), 1), let_in, width=BAR))
         return Group(bar, shown(self.verdict(now)))
 
 
