@@ -108,7 +108,7 @@ def soak(session: nox.Session) -> None:
 def pictures(session: nox.Session) -> None:
     """Draw those of docs/pictures that need no quiet machine, from real runs; takes two minutes."""
     install(session, ".[server]", *group("test"))
-    for script in "drawings", "timeline", "terminal":
+    for script in "drawings", "timeline", "printed":
         env = {"PYTHONPATH": "tests:tests/end_to_end"}
         session.run("python", f"bench/{script}.py", env=env)
 

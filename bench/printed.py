@@ -1,6 +1,6 @@
 """Draw what a terminal shows during a launch: ``status.svg`` and ``plan.svg`` in docs/pictures.
 
-    PYTHONPATH=tests:tests/end_to_end python bench/terminal.py
+    PYTHONPATH=tests:tests/end_to_end python bench/printed.py
 
 Our commands are typed into a terminal: the plan before a bot of 2,000 shards starts at a fake
 Discord, and the status when some of them are in. That takes half a minute. Only the port is
