@@ -87,7 +87,7 @@ url_option = click.option(
     metavar="URL",
     envvar="GATEWAY_QUEUE_URL",
     callback=_address,
-    help="Address of the server, also from GATEWAY_QUEUE_URL.  [default: where HOST and PORT say]",
+    help="Address of the server, also from GATEWAY_QUEUE_URL.  [default: from HOST and PORT]",
 )
 
 

@@ -66,7 +66,7 @@ BAR = 30  # cells
 def doctor(flags: Flags, *, url: str | None, seconds: float, bot: str | None) -> None:
     """Find out what keeps a bot from its turn.
 
-    Checks the server and the way to it: whether a request is held for that many seconds, and
+    Checks the server and the way to it: whether a request is held for the time of --seconds, and
     whether the server notices when a client disconnects. Each finding says what to change.
     Takes no turn. Run it where the bot runs, with the address that the bot uses.
 

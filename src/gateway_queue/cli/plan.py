@@ -55,7 +55,9 @@ from gateway_queue.settings import MOST_STARTS, Settings
     metavar="N",
     help="Plan without a server, with this many session starts a day.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, as /plan has it.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the plan as JSON, as returned by /plan."
+)
 @click.option("--bot", metavar="NAME", help="One of several bots.")
 @click.pass_obj
 def plan(
@@ -70,11 +72,11 @@ def plan(
 ) -> None:
     """Show how long it takes to start SHARDS shards.
 
-    Asks a running server's /plan: when all of them are in, after those who wait now, and
+    Asks a running server's /plan: when all of them are in, after the shards waiting now, and
     whether there are enough session starts.
 
     With --starts, it plans without a server: one with just these settings, no token, and
-    nobody waiting. It does so too if no server answers, unless --url or --bot names one.
+    nobody waiting. It does the same if no server answers, unless --url or --bot names one.
 
     If the server has an API key, provide it in the environment as GATEWAY_QUEUE_API_KEY, or
     in the file of that name in /run/secrets.

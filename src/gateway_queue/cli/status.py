@@ -31,14 +31,14 @@ SILENT_SECONDS = 10.0
 @click.command()
 @url_option
 @click.option("--bot", metavar="NAME", help="One of several bots.  [default: all]")
-@click.option("--json", "as_json", is_flag=True, help="Print the server's JSON as it came.")
+@click.option("--json", "as_json", is_flag=True, help="Print the server's JSON unchanged.")
 @click.option("--watch", is_flag=True, help="Show how many are in, each second, until Ctrl-C.")
 @click.pass_obj
 def status(flags: Flags, *, url: str | None, bot: str | None, as_json: bool, watch: bool) -> None:
     """Show what a running server is doing.
 
     Shows its session starts, which shards wait in which bucket, which is next and when, and
-    when all who wait will be in. For a server of several bots it lists them; with --bot it
+    when all waiting shards will be in. For a server of several bots it lists them; with --bot it
     shows one of them.
 
     If the server has an API key, provide it in the environment as GATEWAY_QUEUE_API_KEY, or

@@ -56,7 +56,7 @@ def wait(
     """Wait until a shard may identify.
 
     Then exit, or run COMMAND in place of this one. COMMAND must identify at once, and ask
-    again before each later identify. A server that does not answer yet is waited for.
+    again before each later identify. If the server does not answer yet, it keeps trying.
 
     If the server has an API key, provide it in the environment as GATEWAY_QUEUE_API_KEY, or
     in the file of that name in /run/secrets.
