@@ -96,11 +96,14 @@ def shown(arguments: str, url: str) -> str:
 
 def draw(name: str, url: str, *commands: str) -> None:
     with Path(os.devnull).open("w") as nowhere:
-        console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True)
+        console = Console(
+            record=True, width=WIDTH, file=nowhere, force_terminal=True, highlight=False
+        )
         for number, arguments in enumerate(commands):
             console.print("\n" * (number > 0) + f"[bold]$ gateway-queue {arguments}[/]")
             for line in AnsiDecoder().decode(shown(arguments, url)):
                 console.print(line)
+        console.print()
     file = PICTURES / f"{name}.svg"
     console.save_svg(
         str(file), title="", code_format=SVG, theme=DIMMED_MONOKAI, unique_id=f"terminal-{name}"
