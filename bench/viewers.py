@@ -62,6 +62,11 @@ class Waiting:
         return True
 
 
+async def wait(queue: Any, shard: int) -> None:
+    with queue.turn(shard, Waiting()) as turn:
+        await turn.wait(trio.sleep_forever)
+
+
 def serve(waiting: int, buckets: int, starts: int) -> None:
     """Run the server, and print each second what it cost."""
     from gateway_queue import bots, server  # noqa: PLC0415 - only the server needs it
@@ -81,7 +86,7 @@ def serve(waiting: int, buckets: int, starts: int) -> None:
         for bucket in bot.queue.buckets:  # let them open one after the other
             bucket.pace.opens_at += bucket.index * bot.settings.interval / buckets
         for shard in range(waiting):
-            bot.queue.turn(shard, Waiting())
+            trio.lowlevel.spawn_system_task(wait, bot.queue, shard)
             if shard % 100 == 99:
                 await trio.lowlevel.checkpoint()
         before = time.process_time()
@@ -131,17 +136,22 @@ async def measure(waiting: int, buckets: int, seconds: int, starts: int) -> None
     command = [sys.executable, __file__, "--serve", f"--waiting={waiting}", f"--buckets={buckets}"]
     command.append(f"--starts={starts}")
     with subprocess.Popen(command, stdout=subprocess.PIPE) as server:  # noqa: ASYNC220 - blocks nobody
-        assert server.stdout is not None
-        host, _, port = json.loads(server.stdout.readline())["address"][7:].rpartition(":")
+        lines = server.stdout
+        assert lines is not None
+        host, _, port = json.loads(lines.readline())["address"][7:].rpartition(":")
+
+        async def told_next() -> dict[str, Any]:
+            line: bytes = await trio.to_thread.run_sync(lines.readline)
+            return json.loads(line)  # type: ignore[no-any-return]
+
         try:
+            while not (await told_next())["late"]:
+                pass  # a start waits before its first grant
             for number in VIEWERS:
                 async with trio.open_nursery() as nursery:
                     for _ in range(number):
                         nursery.start_soon(look, host, int(port))
-                    told = []
-                    for _ in range(SETTLING + seconds):
-                        line = await trio.to_thread.run_sync(server.stdout.readline)
-                        told.append(json.loads(line))
+                    told = [await told_next() for _ in range(SETTLING + seconds)]
                     nursery.cancel_scope.cancel()
                 report(number, told[SETTLING:])
         finally:
