@@ -16,7 +16,7 @@ from serving import FIRST, GATEWAY, INTERVAL, MOMENT, limit, serving
 from structlog.testing import capture_logs
 
 from gateway_queue.http.answers import GRANTED
-from gateway_queue.http.app import ANSWER_SECONDS
+from gateway_queue.http.request import ANSWER_SECONDS
 from gateway_queue.queue.rules.allowance import READING_LAG
 from gateway_queue.queue.turn import Turn
 

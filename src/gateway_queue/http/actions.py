@@ -10,7 +10,6 @@ from quart import Response, request
 from gateway_queue.http.answers import JSON
 from gateway_queue.http.asking import Problem, shard_of
 from gateway_queue.http.bodies import LONGEST_BODY, interval_of, pause_of
-from gateway_queue.queue.journal import JournalError
 from gateway_queue.watch import status
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ BODY_SECONDS = 5.0
 
 def add_actions(app: "App", bot: "Callable[[], Bot]") -> None:
     """Add the operator's routes to the app. ``bot`` returns the bot that a request is about."""
-    app.register_error_handler(JournalError, _not_written)
     _add_orders(app, bot)
     _add_actions_on_shards(app, bot)
 
@@ -126,12 +124,6 @@ def _done() -> Response:
 
 def _no_seat(shard: str) -> Problem:
     return Problem(404, f"shard {shard} is not waiting, and no place is kept for it")
-
-
-async def _not_written(error: JournalError) -> Response:
-    detail = f"nothing has changed, because it could not be written to the journal: {error}"
-    problem = Problem(503, detail)
-    return Response(problem.body, status=problem.status, content_type="application/problem+json")
 
 
 async def _body() -> bytes:

@@ -23,7 +23,7 @@ import trio
 
 from gateway_queue import discord, log, server
 from gateway_queue.cli.main import main
-from gateway_queue.http import app, connection, head, stack, wire
+from gateway_queue.http import connection, head, request, stack, wire
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.line import Line
 from gateway_queue.queue.rules.pace import Pace
@@ -175,12 +175,12 @@ def sockets_have_small_buffers() -> None:
 
 
 def answers_must_be_taken_soon() -> None:
-    patch.object(app, "ANSWER_SECONDS", 0.3).start()
+    patch.object(request, "ANSWER_SECONDS", 0.3).start()
     patch.object(wire, "SEND_SECONDS", 0.3).start()
 
 
 def answers_must_be_taken_late() -> None:
-    patch.object(app, "ANSWER_SECONDS", 60.0).start()
+    patch.object(request, "ANSWER_SECONDS", 60.0).start()
 
 
 def idle_connections_close_soon() -> None:
