@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway_queue.cli.diagnosis import (
-    ORIGINAL,
+from gateway_queue.cli.diagnosis import ORIGINAL, of_status, who_answers
+from gateway_queue.cli.findings import (
     Finding,
     Holding,
     Leaving,
@@ -14,12 +14,9 @@ from gateway_queue.cli.diagnosis import (
     Reply,
     Seen,
     conclusion,
-    of_holding,
-    of_leaving,
-    of_status,
     seen_of,
-    who_answers,
 )
+from gateway_queue.cli.way_diagnosis import of_holding, of_leaving
 from gateway_queue.http.answers import GRANTED
 
 ADDRESS = "http://queue:8000"

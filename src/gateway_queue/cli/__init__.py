@@ -2,7 +2,7 @@
 
 ``main.py``    serves, and has the others
 ``doctor.py``  tells what stands between a bot and its turn: ``examination.py`` asks,
-              ``diagnosis.py`` words it
+              ``diagnosis.py`` and ``way_diagnosis.py`` word it
 ``plan.py``    tells how long a launch takes, as ``plan_report.py`` words it
 ``status.py``  shows what a server is doing, as ``report.py`` words it, and ``watch_report.py``
               with ``--watch``

@@ -1,14 +1,13 @@
-"""What stands between a bot and its turn, in words, each with advice on what to change.
+"""What keeps a bot from its turn at the server itself, in words, with advice on what to change.
 
-Pure: turns requests and their answers into findings; no clock, no terminal, no I/O.
+Pure: turns answers into findings; no clock, no terminal, no I/O.
 """
 
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Literal
 
 from gateway_queue.cli import bots_report
 from gateway_queue.cli.common import refusal
+from gateway_queue.cli.findings import Finding, Reply, bad
 from gateway_queue.cli.report import (
     Limits,
     SlowedDown,
@@ -17,16 +16,9 @@ from gateway_queue.cli.report import (
     parse,
     validated,
 )
-from gateway_queue.cli.words import length, many, measured, number, printable
-
-# How serious a finding is. A note is no problem.
-Mark = Literal["ok", "note", "bad"]
+from gateway_queue.cli.words import length, many, number, printable
 
 JSON = "application/json"
-PROBLEM = "application/problem+json"
-
-# How much of a foreign message is shown, in characters.
-LONGEST_QUOTE = 300
 
 # Files that the server needs beside its clients' connections; the limit of `few_open_files`.
 SPARE_FILES = 64
@@ -35,84 +27,8 @@ FEW_OPEN_FILES = 4096
 # How many shards in a crash loop are named.
 MOST_SLOWED_SHOWN = 5
 
-# An answer later than this, in seconds, was held back on its way.
-LATE = 1.0
-
-# A `wait` in seconds that is no load for a server, and shorter than most proxies' time-outs.
-GOOD_WAIT = 20
-
-# The longest `wait` that gateway_queue.client uses, in seconds.
-CLIENT_HOLD = 14.0
-
 # The answer of the original server, the same at every path.
 ORIGINAL = b'{"message": "You\'re free to connect now! :)"}'
-
-PAGE = "docs/proxies.md"
-
-# What to set in a proxy, by a word in its `Server` header or its error page.
-PROXIES = {
-    "nginx": "set `proxy_read_timeout 1d;` in nginx",
-    "openresty": "set `proxy_read_timeout 1d;` in OpenResty",
-    "envoy": "set the route's `timeout: 0s` and `stream_idle_timeout: 0s` in Envoy",
-    "caddy": "take `read_timeout` and `response_header_timeout` out of Caddy's `transport`",
-    "didn't respond in time": "set `timeout server 1d` and `mode tcp` in HAProxy",
-    "awselb": "raise the load balancer's `idle_timeout.timeout_seconds`",
-    "cloudfront": "let the bots go another way than through CloudFront",
-    "cloudflare": "let the bots go another way than through Cloudflare",
-}
-ANY_PROXY = "raise the time-out of whatever is in between"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    mark: Mark
-    text: str
-    advice: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The outcome of a request, and how many seconds ``after`` its start it came.
-
-    ``status`` is None if there was no answer. Then ``failure`` says how it failed, and ``body``
-    has the error message.
-    """
-
-    after: float
-    status: int | None
-    body: bytes = b""
-    kind: str = ""  # the content type
-    server: str = ""
-    location: str = ""
-    failure: Literal["", "unreachable", "silent", "closed"] = ""
-
-    @property
-    def said(self) -> str:
-        return printable(self.body.decode(errors="replace")[:LONGEST_QUOTE])
-
-    @property
-    def outcome(self) -> str:
-        """The status in words, and which server sent it, if that is known."""
-        assert self.status is not None  # noqa: S101 - there is an answer
-        known = self.status in set(HTTPStatus)
-        reason = f" {HTTPStatus(self.status).phrase}" if known else ""
-        who = printable(self.server[:LONGEST_QUOTE])
-        return f"{self.status}{reason}" + (f" (Server: {who})" if who else "")
-
-    @property
-    def problem(self) -> str | None:
-        """The error message of a Gateway Queue; None if there is none."""
-        if self.kind != PROBLEM:
-            return None
-        try:
-            return printable(validated(_Problem, self.body).detail[:LONGEST_QUOTE])
-        except ValueError:
-            return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,48 +36,6 @@ class _Any:
     """What every version of ``/status`` contains."""
 
     version: Version
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the server saw of a probe."""
-
-    state: Literal["held", "answered", "left"]
-    held: float
-
-
-def seen_of(reply: Reply) -> Seen | None:
-    """The content of a reply to ``/probe?id=ID``; None if it has none."""
-    try:
-        return validated(Seen, reply.body) if reply.status == 200 else None
-    except ValueError:
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Leaving:
-    """The outcome of disconnecting while the server held a probe.
-
-    ``seen`` is what the server finally saw of it, ``after`` this many seconds.
-    """
-
-    seen: Seen | None
-    after: float
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """The outcome of being held for ``seconds``.
-
-    ``reply`` is None if the probe was stopped, ``after`` this many seconds. ``seen`` is what
-    the server saw of it; None if the server does not answer or does not know.
-    """
-
-    seconds: float
-    after: float
-    reply: Reply | None
-    seen: Seen | None = None
-    server_answers: bool = True
 
 
 # Who is there
@@ -172,13 +46,13 @@ def who_answers(reply: Reply, address: str, key: str | None) -> Finding | None:
     if reply.status is None:
         return _no_answer(reply, address)
     if reply.status == 401:
-        return _bad(
+        return bad(
             f"The server at {address} {refusal(key)}",
             "The bots need the same key as this command; with several bots each has its own",
         )
     if reply.problem:
         hint = "Its own /status has the names of its bots" if "/bots/" in address else ""
-        return _bad(f"The server at {address} says: {reply.problem}", hint)
+        return bad(f"The server at {address} says: {reply.problem}", hint)
     if reply.status == 200 and reply.kind == JSON and reply.body != ORIGINAL:
         return None
     return _somebody_else(reply, address)
@@ -187,19 +61,19 @@ def who_answers(reply: Reply, address: str, key: str | None) -> Finding | None:
 def _no_answer(reply: Reply, address: str) -> Finding:
     match reply.failure:
         case "unreachable":
-            return _bad(
+            return bad(
                 f"No connection to {address}: {reply.said}",
                 "Is the server running? HOST and PORT, or --url, say where it is; it listens on"
                 " 127.0.0.1 only, unless its HOST says otherwise",
             )
         case "silent":
-            return _bad(
+            return bad(
                 f"{address} takes the connection, but did not answer within {reply.after:.0f} s",
                 "Is that the right port? Ask the server on its own machine, without what is in"
                 " between",
             )
         case _:
-            return _bad(
+            return bad(
                 f"{address} closed the connection without an answer: {reply.said}",
                 "Is that the right port, and is it http:// or https://? A proxy may do so when it"
                 " does not reach the server",
@@ -208,12 +82,12 @@ def _no_answer(reply: Reply, address: str) -> Finding:
 
 def _somebody_else(reply: Reply, address: str) -> Finding:
     if reply.body == ORIGINAL:
-        return _bad(
+        return bad(
             f"What answers at {address} is the original gateway-queue, or one like it",
             "It has no /status, and took this question for a shard's: it has granted a turn",
         )
     if reply.status in {502, 503, 504}:
-        return _bad(
+        return bad(
             f"A proxy at {address} does not reach the server: {reply.outcome}",
             "Is the server running, and where the proxy looks for it?",
         )
@@ -223,7 +97,7 @@ def _somebody_else(reply: Reply, address: str) -> Finding:
 
 
 def _foreign(address: str, why: str) -> Finding:
-    return _bad(
+    return bad(
         f"What answers at {address} is not a Gateway Queue: {why}",
         "HOST and PORT, or --url, say where the server is. A proxy has to pass all paths on",
     )
@@ -251,7 +125,7 @@ def of_status(
             found += _of_one(parse(body), why_not_ready)
     except ValueError as error:
         found.append(
-            _bad(f"This command cannot read its /status: {error}", "Update the older of the two")
+            bad(f"This command cannot read its /status: {error}", "Update the older of the two")
         )
     return found, True
 
@@ -291,10 +165,10 @@ def _of_several(overview: bots_report.Overview) -> list[Finding]:
         ]
     for fault in overview.faults:
         what = f"{printable(fault.file)} is wrong: {printable(fault.error)}"
-        found.append(_bad(what, "Its bot is not served, or goes on as before. Mend the file"))
+        found.append(bad(what, "Its bot is not served, or goes on as before. Mend the file"))
     if overview.unknown_bot_waiting:
         found.append(
-            _bad(
+            bad(
                 f"{many(overview.unknown_bot_waiting, 'request')} for bots that it does not have",
                 "Is a name wrong in a bot's address, or a file missing? Its log has the names",
             )
@@ -333,7 +207,7 @@ def _obstacle(obstacle: str | None, limits: Limits, why_not_ready: str | None) -
         case _:
             words = f"It grants nothing, for a reason that this command does not know: {obstacle}"
             text, advice = printable(words), "Update this command"
-    return [_bad(text, advice)]
+    return [bad(text, advice)]
 
 
 def _limits(limits: Limits) -> Finding:
@@ -347,7 +221,7 @@ def _limits(limits: Limits) -> Finding:
     if failure is None:
         if limits.known:
             return Finding("ok", f"It has read the limits from Discord: {limits.left} to grant")
-        return _bad(
+        return bad(
             "It has not yet read the limits from Discord",
             "Try again in a moment; if that lasts, its log says why",
         )
@@ -358,7 +232,7 @@ def _limits(limits: Limits) -> Finding:
     )
     if limits.known:
         return Finding("note", f"It could not read the limits from Discord again: {error}", advice)
-    return _bad(f"It cannot read the limits from Discord: {error}", advice)
+    return bad(f"It cannot read the limits from Discord: {error}", advice)
 
 
 def _starts(status: Status) -> list[Finding]:
@@ -367,7 +241,7 @@ def _starts(status: Status) -> list[Finding]:
         return []
     back = f" They come back in {length(limits.reset_in)}" if limits.reset_in else ""
     return [
-        _bad(
+        bad(
             f"Session starts suffice for {status.covered} of the {status.waiting} that wait",
             f"Find out what starts so often.{back}",
         )
@@ -383,7 +257,7 @@ def _slowed_down(shards: int, longest: list[SlowedDown]) -> list[Finding]:
         for one in longest[:MOST_SLOWED_SHOWN]
     )
     text = f"{many(shards, 'shard')} in a crash loop"
-    return [_bad(f"{text}: {named}" if named else text, "Look in the bot's log why they end")]
+    return [bad(f"{text}: {named}" if named else text, "Look in the bot's log why they end")]
 
 
 def _open_files(status: Status) -> list[Finding]:
@@ -396,121 +270,7 @@ def _open_files(status: Status) -> list[Finding]:
         f"Each waiting shard needs one: allow {FEW_OPEN_FILES} or more (ulimit -n, LimitNOFILE=)"
     )
     if shards + SPARE_FILES > limit:
-        return [_bad(f"{may}, and has {many(shards, 'shard')} to hold", advice)]
+        return [bad(f"{may}, and has {many(shards, 'shard')} to hold", advice)]
     if limit < FEW_OPEN_FILES:
         return [Finding("note", may, advice)]
     return [Finding("ok", f"{may}; each waiting shard needs one")]
-
-
-# The way to it
-
-
-def of_leaving(leaving: Leaving) -> Finding:
-    match leaving.seen:
-        case Seen("left"):
-            return Finding("ok", "The server notices when a client leaves")
-        case Seen("held"):
-            return _bad(
-                "The server does not notice when a client leaves: it is still held"
-                f" {leaving.after:.0f} s later",
-                "Turns would be granted to nobody. Use `mode tcp` where HAProxy is in between;"
-                f" {PAGE} has others",
-            )
-    return Finding(
-        "note",
-        "Whether the server notices when a client leaves could not be seen",
-        "Another server may have answered, or an older one; give --url the server's own address",
-    )
-
-
-def of_holding(holding: Holding) -> Finding:
-    reply, seen = holding.reply, holding.seen
-    if reply is None:
-        return Finding(
-            "note", f"A request was held for {measured(holding.after)}, and then stopped"
-        )
-    if reply.status == 204:
-        return _of_the_answer(holding, reply)
-    if reply.problem:
-        return _bad(
-            f"The server did not hold a request for longer than {measured(reply.after)}, and says:"
-            f" {reply.problem}",
-            "Try again; if it ends often, its log says why",
-        )
-    if seen is None:
-        why = reply.said if reply.status is None else reply.outcome
-        return _bad(
-            f"The server ended after it held a request for {measured(reply.after)}: {why}",
-            "Its log says why; look at what restarts it. Clients ask again by themselves",
-        )
-    unseen = "; the server has not noticed" if seen.state == "held" else ""
-    return _cut(holding, reply, unseen)
-
-
-def _of_the_answer(holding: Holding, reply: Reply) -> Finding:
-    early = holding.seconds - reply.after
-    if early > LATE:
-        return _bad(
-            f"A request was answered {measured(early)} too early, by something else:"
-            f" {reply.outcome}",
-            f"{ANY_PROXY.capitalize()}, or take it away; see {PAGE}",
-        )
-    late = reply.after - (holding.seen.held if holding.seen else holding.seconds)
-    if late > LATE:
-        return _bad(
-            f"An answer came {measured(late)} late: something in between holds it back",
-            f"Switch its buffering of answers off; see {PAGE}",
-        )
-    return Finding(
-        "ok",
-        f"A request was held for {measured(holding.seconds)}, and answered at once; longer was not"
-        " tried",
-    )
-
-
-def _cut(holding: Holding, reply: Reply, unseen: str) -> Finding:
-    if reply.status is not None:
-        return _bad(
-            f"A request was cut after {measured(reply.after)}, by {reply.outcome}{unseen}",
-            f"{_what_to_set(reply)}{_or_wait(reply.after)}. Clients of the original server take"
-            " this answer for permission",
-        )
-    if reply.failure == "silent":
-        return _bad(
-            f"A request for {measured(holding.seconds)} was not answered within"
-            f" {measured(reply.after)}: something in between has forgotten the connection",
-            "A firewall or NAT forgets connections without traffic: have it wait longer, or send"
-            f" TCP keep-alive more often{_or_wait(holding.seconds)}",
-        )
-    return _bad(
-        f"A request was cut after {measured(reply.after)}: something in between closed the"
-        f" connection without an answer{unseen}",
-        f"{_what_to_set(reply)}{_or_wait(reply.after)}",
-    )
-
-
-def _what_to_set(reply: Reply) -> str:
-    told = f"{reply.server} {reply.said}".lower()
-    setting = next((setting for name, setting in PROXIES.items() if name in told), ANY_PROXY)
-    return f"{setting[0].upper()}{setting[1:]}; see {PAGE}"
-
-
-def _or_wait(patience: float) -> str:
-    """What clients can do without any change to the proxy."""
-    if patience > CLIENT_HOLD:
-        seconds = min(GOOD_WAIT, int(patience / 2) or 1)
-        return f". Or ask with `wait={seconds}`; gateway_queue.client asks often enough by itself"
-    return f". Or ask with `wait={max(1, int(patience / 2))}`"
-
-
-def conclusion(found: list[Finding]) -> Finding:
-    """A summary of all findings."""
-    bad = sum(finding.mark == "bad" for finding in found)
-    if not bad:
-        return Finding("ok", "Nothing stands between a bot and its turn")
-    stands = "thing stands" if bad == 1 else "things stand"
-    return Finding("bad", f"{bad} {stands} between a bot and its turn")
-
-
-def _bad(text: str, advice: str) -> Finding:
-    return Finding("bad", text, advice)

@@ -28,17 +28,11 @@ from gateway_queue.cli.common import (
     told_to_end,
     url_option,
 )
-from gateway_queue.cli.diagnosis import (
-    Finding,
-    Holding,
-    conclusion,
-    of_holding,
-    of_leaving,
-    of_status,
-    who_answers,
-)
+from gateway_queue.cli.diagnosis import of_status, who_answers
 from gateway_queue.cli.examination import Way
+from gateway_queue.cli.findings import Finding, Holding, conclusion
 from gateway_queue.cli.page import of_bot
+from gateway_queue.cli.way_diagnosis import of_holding, of_leaving
 from gateway_queue.cli.words import measured
 
 # As long as the longest time-out of the usual proxies.

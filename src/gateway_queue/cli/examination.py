@@ -8,7 +8,7 @@ import httpx
 import trio
 
 from gateway_queue.cli.common import ungrouped
-from gateway_queue.cli.diagnosis import Holding, Leaving, Reply, Seen, seen_of
+from gateway_queue.cli.findings import Holding, Leaving, Reply, Seen, seen_of
 from gateway_queue.cli.page import ANSWER_SECONDS, LONGEST_ANSWER, without_number
 
 # Seconds after which a late answer counts as missing rather than slow.
