@@ -29,7 +29,8 @@ from raw import (
     waiting,
 )
 
-from gateway_queue.http.http2 import MOST_RESETS, STREAMS_PER_CONNECTION
+from gateway_queue.http.http2 import MOST_RESETS
+from gateway_queue.http.streams import STREAMS_PER_CONNECTION
 
 GOES_ON = 60  # seconds of an interval in which nothing is granted
 LINUX = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="reads Linux's /proc")

@@ -17,7 +17,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 
-from gateway_queue.http.http2 import STREAMS_PER_CONNECTION
+from gateway_queue.http.streams import STREAMS_PER_CONNECTION
 from gateway_queue.http.wire import MOST_BYTES_BEHIND, Stream, Wire
 
 # With Hypercorn's default of 1000, a client that asks for many shards on one connection is
