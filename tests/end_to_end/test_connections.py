@@ -294,28 +294,6 @@ async def test_a_crowd_that_came_and_left_while_the_server_was_stopped_costs_not
     assert not server.logged_so_far("connection_failed")
 
 
-async def test_hundreds_can_wait_on_one_http2_connection() -> None:
-    async with (
-        running_server(GATEWAY_QUEUE_INTERVAL=1, GATEWAY_QUEUE_MAX_CONCURRENCY=50) as server,
-        connect_http2(server) as client,
-    ):
-        streams = [await client.ask(f"/?shard={shard}") for shard in range(300)]
-        assert all(answer.is_grant for answer in await client.answers(streams))
-        granted = await server.logged_times(300, "identify_granted")
-        assert sorted(line["shard"] for line in granted) == [*range(300)]
-
-
-async def test_more_than_a_thousand_on_one_http2_connection_do_not_end_it() -> None:
-    async with (
-        running_server(GATEWAY_QUEUE_INTERVAL=2, GATEWAY_QUEUE_MAX_CONCURRENCY=4) as server,
-        connect_http2(server) as client,
-    ):
-        first = [await client.ask(f"/?shard={shard}") for shard in range(4)]
-        for shard in range(4, 1500):
-            await client.ask(f"/?shard={shard}")
-        assert all(answer.is_grant for answer in await client.answers(first))
-
-
 def longest_queue() -> int:
     limit = Path("/proc/sys/net/core/somaxconn")
     return int(limit.read_text()) if limit.exists() else 128
