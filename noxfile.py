@@ -56,14 +56,14 @@ def workflows(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    install(session, ".[server]", *group("types"))
+    install(session, ".[server,redis]", *group("types"))
     session.run("mypy")
 
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """All tests that start no processes, most of them on a clock that jumps."""
-    install(session, ".[server]", *group("test"))
+    install(session, ".[server,redis]", *group("test"))
     auto = "--numprocesses=auto", "-m", "not slow and not alone"
     session.run("pytest", *auto, "--ignore=tests/end_to_end", *session.posargs)
 
@@ -71,7 +71,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=PYTHONS and PYTHONS[-1])
 def end_to_end(session: nox.Session) -> None:
     """Tests with real processes and sockets, on the newest Python; six at once, as most wait."""
-    install(session, ".[server]", *group("test"))
+    install(session, ".[server,redis]", *group("test"))
     six = "--numprocesses=6", "--dist=loadfile", "-m", "not slow and not alone"
     session.run("pytest", *six, "tests/end_to_end", *session.posargs)
     session.run("pytest", "-m", "alone")
@@ -92,14 +92,26 @@ def browser(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """Tests that take minutes, because they wait for as long as bots do."""
-    install(session, ".[server]", *group("test"))
+    install(session, ".[server,redis]", *group("test"))
     session.run("pytest", "-m", "slow", "--override-ini=faulthandler_timeout=900", *session.posargs)
+
+
+@nox.session
+def replicas(session: nox.Session) -> None:
+    """Several replicas in a storm, for some minutes."""
+    install(session, ".[server,redis]", *group("test"))
+    session.run(
+        "python",
+        "bench/replicas.py",
+        *session.posargs,
+        env={"PYTHONPATH": "tests:tests/end_to_end"},
+    )
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """Load and faults for a few minutes, after a long test of the request parser."""
-    install(session, ".[server]", *group("test"))
+    install(session, ".[server,redis]", *group("test"))
     session.run("pytest", "--hypothesis-profile=soak", "tests/rules/test_asking.py")
     session.run("python", "bench/soak.py", *session.posargs, env={"PYTHONPATH": "tests"})
 

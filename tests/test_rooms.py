@@ -19,7 +19,7 @@ FLOORS = [
     {"queue"},
     {"log.py"},
     {"keeper", "operate", "watch", "discord.py", "settings.py", "no_proxy.py"},
-    {"bot.py", "lobby.py", "roster.py"},
+    {"bot.py", "lobby.py", "replicas", "roster.py"},
     {"bots.py"},
     {"http"},
     {"server.py"},

@@ -1,8 +1,9 @@
 """The app for the ``hypercorn`` command: ``hypercorn -k trio gateway_queue.asgi:app``.
 
-The core runs in the app's lifespan. Prefer ``gateway-queue``: the ``hypercorn`` command exits
-with 0 even if its worker crashed, has a backlog of 100 unless told otherwise, and knows no
-grace period except ``--graceful-timeout``. Its ``--bind`` replaces ``HOST`` and ``PORT``.
+The core runs in the app's lifespan; each of several workers is a replica. Prefer
+``gateway-queue``: the ``hypercorn`` command exits with 0 even if its worker crashed, has a
+backlog of 100 unless told otherwise, and knows no grace period except ``--graceful-timeout``.
+Its ``--bind`` replaces ``HOST`` and ``PORT``.
 """
 
 from typing import Any
@@ -17,7 +18,7 @@ from gateway_queue import bots, log, server
 from gateway_queue.bots import Bots
 from gateway_queue.http import connection
 from gateway_queue.http.app import create_app
-from gateway_queue.settings import Settings, load
+from gateway_queue.settings import Settings, SettingsError, load
 
 
 class Lifespan(TrioASGILifespan):
@@ -35,11 +36,21 @@ def _unfit(config: Config) -> str | None:
         trio.lowlevel.current_task()
     except RuntimeError:
         return "the queue runs on trio: run it with --worker-class trio"
-    if config.workers > 1:
-        return "the queue is one process: run it with --workers 1"
+    if config.workers > 1 and not _has_replicas():
+        return (
+            "without GATEWAY_QUEUE_REDIS the queue is one process:"
+            " set that, or run it with --workers 1"
+        )
     if config.quic_bind:
         return "the queue does not speak HTTP/3: run it without --quic-bind"
     return None
+
+
+def _has_replicas() -> bool:
+    try:
+        return load().redis is not None
+    except SettingsError:
+        return True  # the start will say what is wrong
 
 
 app = create_app()
@@ -54,12 +65,13 @@ async def start() -> None:
     log.configure(settings.log_level, settings.log_format)
     server.tune_process()
     server.tune_environment()
-    app.bots = await app.nursery.start(_run_core, settings)
+    app.serve_for(await app.nursery.start(_run_core, settings))
     server.announce(settings, app.bots, "as given to hypercorn")
 
 
 @app.after_serving
 async def stop() -> None:
+    await app.bots.leave()
     core.cancel()
 
 

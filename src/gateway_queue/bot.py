@@ -11,6 +11,7 @@ from gateway_queue.discord import Alarm, Discord, keep_limits_fresh
 from gateway_queue.operate.operator import Operator
 from gateway_queue.queue.events import Event, ReadingOrdered
 from gateway_queue.queue.journal import Journal
+from gateway_queue.queue.ledger import Ledger
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.allowance import Allowance, CountedAllowance, ReadAllowance
 from gateway_queue.queue.rules.pace import Layout
@@ -43,6 +44,7 @@ class Bot:
     operator: Operator
     status: Status
     feed: Feed
+    _ledger: Ledger | None
     _has_crashed: bool
 
     def __init__(
@@ -167,25 +169,30 @@ class Bot:
         self.feed = Feed(self.queue, self._metrics, self._can_be_steered)
 
     def _new_queue(self) -> Queue:
+        journal = self._journal()
+        self._ledger = journal.ledger
         starts = Starts(
             allowance=_allowance(self.settings),
-            journal=self._journal(),
+            journal=journal,
             crash_loop=self.settings.crash_loop,
             retry=self.settings.interval,
             report=self._report,
         )
         return Queue(
             starts=starts,
-            layout=_layout(self.settings),
+            layout=_layout(self.settings, self._ledger.max_concurrency if self._ledger else None),
             interval=self.settings.interval,
             seat_ttl=self.settings.seat_ttl,
             report=self._report,
+            ledger=self._ledger,
         )
 
     def _report(self, event: Event) -> None:
         """Turn an event of the queue into metrics and log lines."""
         self._metrics.count(event)
         lines.write(event, self.log)
+        if self._ledger is not None:
+            self._ledger.watch(event)
 
     async def _keep_limits_fresh(self, discord: Discord, *, alone: bool) -> None:
         refresh = self.settings.refresh
@@ -201,11 +208,11 @@ class Bot:
                 )
 
 
-def _layout(settings: Settings) -> Layout:
+def _layout(settings: Settings, known: int | None) -> Layout:
     if settings.token is None:
         return Layout(max_concurrency=settings.max_concurrency or 1)
     # One line until Discord has said how many buckets there are.
-    return Layout(max_concurrency=1, cap=settings.max_concurrency)
+    return Layout(max_concurrency=known or 1, cap=settings.max_concurrency)
 
 
 def _allowance(settings: Settings) -> Allowance:

@@ -8,6 +8,7 @@ changed and removed as its files are.
 from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -17,13 +18,18 @@ from gateway_queue.discord import Discord
 from gateway_queue.keeper.lock import JournalHeldError
 from gateway_queue.keeper.sqlite import Journals
 from gateway_queue.lobby import Lobby
-from gateway_queue.queue.journal import JournalError
+from gateway_queue.queue.journal import Journal, JournalError
 from gateway_queue.roster import Directory, Roster, name_of
-from gateway_queue.settings import DEFAULT, KEYS, Settings, bot_of
+from gateway_queue.settings import DEFAULT, KEYS, Settings, about, bot_of
 from gateway_queue.watch import lines, overview
-from gateway_queue.watch.feed import BotsFeed
+from gateway_queue.watch.feed import BotsFeed, Feed
 from gateway_queue.watch.metrics import Metrics
 from gateway_queue.watch.status import Page
+
+if TYPE_CHECKING:
+    from gateway_queue.replicas.desk import Pages
+    from gateway_queue.replicas.doorman import Doorman
+    from gateway_queue.replicas.journal import Journals as SharedJournals
 
 log = structlog.get_logger()
 
@@ -58,10 +64,19 @@ class Bots:
         self.overview = Page(partial(overview.page, self))
         self.feed = BotsFeed(self.overview)
         self.asked_to_look = trio.Event()
+        self.doorman: Doorman | None = None  # where there are several replicas
+        self.pages: Pages | None = None  # makes what was asked of another replica
 
     def find(self, name: str | None) -> Bot | None:
         """The bot with this name; None stands for the default bot."""
         return self.by_name.get(DEFAULT if name is None else name)
+
+    def watched(self, name: str | None) -> Feed | BotsFeed | None:
+        """What is shown of this bot, or of all where there are several and none is named."""
+        if self.several and name is None:
+            return self.feed
+        bot = self.find(name)
+        return bot.feed if bot else None
 
     def why_not_ready(self) -> str | None:
         """What an operator has to fix before anything is granted; None if nothing.
@@ -69,10 +84,24 @@ class Bots:
         It is about the default bot, or, if there is none, about all bots together: if only
         some of them cannot grant, the clients of the others should not be sent away.
         """
+        if self.doorman is not None and (reason := self.doorman.why_not_ready()):
+            return reason
+        if self.is_led_elsewhere:
+            return None
         default = self.find(None)
         asked = self.by_name.values() if default is None else [default]
         reasons = [bot.why_not_ready() for bot in asked]
         return next(iter(reasons), None) if None not in reasons else None
+
+    @property
+    def is_led_elsewhere(self) -> bool:
+        """Whether another replica has the bots, and this one passes on what it is asked."""
+        return self.doorman is not None and not self.doorman.leads
+
+    async def leave(self) -> None:
+        """Nobody is served any more; say so to the other replicas, if there are any."""
+        if self.doorman is not None:
+            await self.doorman.leave()
 
     def look(self) -> None:
         """Read the directory now."""
@@ -81,6 +110,9 @@ class Bots:
     def end(self) -> None:
         """From now on, tell clients that set ``wait`` to ask again; the others keep waiting."""
         self.lobby.end()
+        if self.doorman is not None:
+            self.doorman.end()
+            return
         for bot in self.by_name.values():
             bot.queue.end()
 
@@ -92,10 +124,13 @@ async def run(
     keys = {name: secret.get_secret_value() for name in KEYS if (secret := getattr(settings, name))}
     bots = Bots(several=settings.bots is not None, **keys)
     async with AsyncExitStack() as shared:
-        journals = shared.enter_context(closing(await _open_journals(settings)))
         discord = None
         if settings.token is not None or settings.bots is not None:
             discord = await shared.enter_async_context(Discord(settings.api))
+        if settings.redis is not None:
+            await _be_a_replica(bots, settings, discord, task_status)
+            return
+        journals = shared.enter_context(closing(await _open_journals(settings)))
         make = partial(_bot, journals, bots)
         if settings.bots is None:
             # The only bot: if it crashes, the process ends, so that its supervisor notices.
@@ -108,6 +143,48 @@ async def run(
             following.look()
             task_status.started(bots)
             await following.run()
+
+
+async def _be_a_replica(
+    bots: Bots, settings: Settings, discord: Discord | None, task_status: trio.TaskStatus[Bots]
+) -> None:
+    """Be one of several, for ever; make the bots and run their tasks while leading."""
+    # Not before it is known that it is wanted: what it needs need not be installed.
+    from gateway_queue.replicas.replica import be_a_replica  # noqa: PLC0415
+
+    assert settings.redis is not None  # noqa: S101 - the caller asked
+
+    async def serve(journals: "SharedJournals") -> None:
+        make = partial(_bot, journals, bots)
+        try:
+            async with trio.open_nursery() as nursery:
+                if settings.bots is None:
+                    bot = bots.by_name[DEFAULT] = make(DEFAULT, settings, log)
+                    await bot.run_until_ended(discord)
+                else:
+                    following = _Following(bots, settings, make, discord, nursery)
+                    following.look()
+                    await following.run()
+        finally:
+            gone = list(bots.by_name.values())
+            bots.by_name.clear()
+            with trio.CancelScope(shield=True):
+                for bot in gone:
+                    await bot.queue.close()
+
+    def started(doorman: "Doorman") -> None:
+        bots.doorman = doorman
+        task_status.started(bots)
+
+    await be_a_replica(
+        bots,
+        url=settings.redis.get_secret_value(),
+        base=settings.redis_prefix,
+        name=settings.replica_name,
+        about=about(settings),
+        serve=serve,
+        started=started,
+    )
 
 
 class _Following:
@@ -225,8 +302,10 @@ class _Following:
         self._start_the_missing()
 
 
-def _bot(journals: Journals, bots: Bots, name: str, settings: Settings, log: lines.Log) -> Bot:
-    journal = partial(journals.of, bot_of(settings.token, name))
+def _bot(
+    journals: "Journals | SharedJournals", bots: Bots, name: str, settings: Settings, log: lines.Log
+) -> Bot:
+    journal: Callable[[], Journal] = partial(journals.of, bot_of(settings.token, name))
     has_operator = bots.operator_key is not None
     return Bot(name, settings, journal, bots.metrics.of(name), log, has_operator=has_operator)
 

@@ -177,4 +177,5 @@ def configure(level: str, style: str) -> None:
     # Never the libraries' debug logs: those of HTTP/2 show every header, including API keys.
     libraries = LEVELS["info" if level == "debug" else "warning"]
     logging.basicConfig(handlers=[_Libraries()], level=libraries, force=True)
+    logging.getLogger("coredis").setLevel(logging.WARNING)  # it tells of what is repaired
     logging.getLogger("trio.serve_listeners").addFilter(_OnceAMinute())

@@ -51,7 +51,7 @@ async def serve(settings: Settings) -> None:
         tune_process()
         tune_environment()
         app = create_app()
-        app.bots = await nursery.start(bots.run, settings)
+        app.serve_for(await nursery.start(bots.run, settings))
         if settings.bots is not None:
             await nursery.start(_look_on_hangup, app.bots)
         sock = _listen(settings.host, settings.port)
@@ -69,6 +69,7 @@ async def serve(settings: Settings) -> None:
         announce(settings, app.bots, address)
         listening.set()
         await serve_http(app, config, shutdown_trigger=partial(_end, ending, app.bots))
+        await app.bots.leave()
         log.info("ended")
         nursery.cancel_scope.cancel()
 
@@ -109,7 +110,7 @@ def announce(settings: Settings, bots: Bots, address: str) -> None:
         api_key="none" if settings.api_key is None else "set",
         interval=settings.interval,
         reserve=str(settings.reserve),
-        journal=str(settings.journal_path or "memory"),
+        journal="redis" if settings.redis else str(settings.journal_path or "memory"),
         **({"bots": len(bots.by_name)} if bots.several else _of_the_only_bot(settings, bots)),
     )
     for name, nearest in unknown_variables().items():
@@ -124,6 +125,8 @@ def announce(settings: Settings, bots: Bots, address: str) -> None:
 
 
 def _of_the_only_bot(settings: Settings, bots: Bots) -> dict[str, Any]:
+    if bots.doorman is not None:
+        return {"replica": bots.doorman.name}
     (bot,) = bots.by_name.values()
     counted = settings.token is None
     now = trio.current_time()
@@ -148,6 +151,8 @@ async def _look_on_hangup(
 async def _end(ending: trio.Event, bots: Bots) -> None:
     await ending.wait()
     bots.end()
+    if bots.doorman is not None:
+        await bots.doorman.resign()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -7,14 +7,18 @@ documentation's tables follow from it.
 import base64
 import binascii
 import hashlib
+import json
 import os
 import re
+import secrets
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast
+from urllib.parse import urlsplit
 
 import httpx
 import platformdirs
@@ -113,6 +117,22 @@ def _journal(text: str) -> Path | Literal["sqlite", "memory"]:
     if kind != "sqlite" or path.strip() in {"", ":memory:"}:
         raise ValueError("none of these")
     return _path(path)
+
+
+def _redis(text: object) -> SecretStr:
+    url = _unquoted(text)
+    try:
+        parts = urlsplit(url)
+        has_port = parts.port != 0
+    except ValueError:  # whose words may have the password
+        raise ValueError("not a URL, or no port has such a number") from None
+    if parts.scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("neither a redis://, a rediss:// nor a unix:// URL")
+    if not (parts.path if parts.scheme == "unix" else parts.hostname and has_port):
+        raise ValueError("it does not say where the server is")
+    if re.search(r"\s", url):
+        raise ValueError("white space")
+    return SecretStr(url)
 
 
 def _path(text: str) -> Path:
@@ -288,6 +308,25 @@ class Settings(BaseSettings):
         "where grants are recorded; 'sqlite' is a file in the user's state directory",
         "sqlite, sqlite:PATH or memory",
     )
+    redis: Annotated[SecretStr, PlainValidator(_redis)] | None = _setting(
+        "GATEWAY_QUEUE_REDIS",
+        None,
+        "the Redis or Valkey that several replicas share; none: there is one process",
+        "a URL such as redis://HOST:6379, rediss://USER:PASSWORD@HOST or unix:///PATH",
+        secret=True,
+    )
+    redis_prefix: Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]{1,64}$")] = _setting(
+        "GATEWAY_QUEUE_REDIS_PREFIX",
+        "gateway-queue",
+        "what the names of all keys in Redis begin with",
+        "1 to 64 letters, digits, dots, dashes and underscores",
+    )
+    replica: Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]{1,64}$")] | None = _setting(
+        "GATEWAY_QUEUE_REPLICA",
+        None,
+        "what this replica is called in logs and in /status; none: the host's name",
+        "1 to 64 letters, digits, dots, dashes and underscores",
+    )
     shutdown_grace: float = _setting(
         "GATEWAY_QUEUE_SHUTDOWN_GRACE",
         5.0,
@@ -319,6 +358,27 @@ class Settings(BaseSettings):
             return self.journal
         state = platformdirs.user_state_path("gateway-queue", appauthor=False)
         return state / ("bots.sqlite" if self.bots else f"{bot_of(self.token)}.sqlite")
+
+    @property
+    def replica_name(self) -> str:
+        """The name of this replica, another at each start."""
+        return f"{self.replica or socket.gethostname()}-{secrets.token_hex(4)}"
+
+
+def about(settings: Settings) -> str:
+    """The settings that all replicas must have in common, as JSON."""
+    names = (
+        "interval",
+        "max_concurrency",
+        "daily_starts",
+        "reserve",
+        "seat_ttl",
+        "crash_loop",
+    )
+    fields = Settings.model_fields
+    values = {str(fields[name].validation_alias): getattr(settings, name) for name in names}
+    values["DISCORD_TOKEN"] = bot_of(settings.token)
+    return json.dumps(values, default=str, sort_keys=True)
 
 
 def load(**flags: str) -> Settings:

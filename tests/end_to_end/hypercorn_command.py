@@ -3,6 +3,7 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import trio
@@ -30,7 +31,8 @@ async def serving(*options: str, **settings: object) -> AsyncIterator[Program]:
     """As ``running_server``."""
     address = f"127.0.0.1:{free_port()}"
     async with hypercorn(address, *options, **settings) as server:
-        listening = await server.logged("listening")
         scheme = "https" if "--certfile" in options else "http"
-        listening["address"] = f"{scheme}://{address}"  # our server is not told
+        workers = int(dict(pairwise(options)).get("--workers", 1))
+        for listening in await server.logged_times(workers, "listening"):
+            listening["address"] = f"{scheme}://{address}"  # our server is not told
         yield server

@@ -2,10 +2,16 @@
 
 import sys
 from contextlib import AsyncExitStack
+from itertools import pairwise
+from pathlib import Path
 
+import pytest
+import trio
+from engines import INSTALLED, servers
 from harness import DEFAULTS, free_port, running
 from hypercorn_command import APP, hypercorn, serving
-from raw import GRANT, connect, connect_http2, grant_of, waiting
+from instants import EXACT
+from raw import GRANT, Answer, answer_of, connect, connect_http2, grant_of, waiting
 
 
 async def test_it_grants_and_ends() -> None:
@@ -54,7 +60,38 @@ async def test_a_crash_of_the_core_ends_it_without_a_grant() -> None:
 async def test_a_second_worker_is_refused() -> None:
     async with hypercorn("127.0.0.1:0", "--workers", "2") as server:
         await server.ended()
-        assert "the queue is one process: run it with --workers 1" in "\n".join(server.lines)
+        assert "set that, or run it with --workers 1" in "\n".join(server.lines)
+
+
+@pytest.mark.skipif(not INSTALLED, reason="neither Redis nor Valkey is installed")
+async def test_workers_that_share_redis_are_replicas(tmp_path: Path) -> None:
+    interval = 0.3
+    with servers(tmp_path) as make:
+        engine = make(INSTALLED[0])
+        await engine.start()
+        given = {"GATEWAY_QUEUE_REDIS": engine.url, "GATEWAY_QUEUE_INTERVAL": interval}
+        async with serving("--workers", "2", **given) as server:
+            joined = await server.logged_times(2, "replica_joined")
+            assert len({line["replica"] for line in joined}) == 2
+
+            answers: dict[int, Answer] = {}
+
+            async def ask(shard: int) -> None:
+                answers[shard] = await answer_of(server, f"GET /?shard={shard} HTTP/1.1", "Host: q")
+
+            async with trio.open_nursery() as nursery:
+                for shard in range(12):
+                    nursery.start_soon(ask, shard)
+            assert all(answer.is_grant for answer in answers.values())
+            instants = sorted(answer.at for answer in answers.values())
+            assert min(late - soon for soon, late in pairwise(instants)) >= interval - EXACT
+            assert await server.stop() == 0
+
+
+async def test_of_several_workers_each_says_what_setting_is_wrong() -> None:
+    async with hypercorn("127.0.0.1:0", "--workers", "2", GATEWAY_QUEUE_INTERVAL=-1) as server:
+        await server.ended()
+        assert "GATEWAY_QUEUE_INTERVAL=-1 is not allowed" in "\n".join(server.lines)
 
 
 async def test_a_wrong_setting_ends_it() -> None:

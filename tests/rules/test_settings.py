@@ -25,6 +25,7 @@ from gateway_queue.settings import (
     Setting,
     Settings,
     SettingsError,
+    about,
     bot_of,
     describe,
     load,
@@ -53,11 +54,22 @@ DEFAULTS = {
     "GATEWAY_QUEUE_CERTFILE": "none",
     "GATEWAY_QUEUE_KEYFILE": "none",
     "GATEWAY_QUEUE_JOURNAL": "sqlite",
+    "GATEWAY_QUEUE_REDIS": "none",
+    "GATEWAY_QUEUE_REDIS_PREFIX": "gateway-queue",
+    "GATEWAY_QUEUE_REPLICA": "none",
     "GATEWAY_QUEUE_SHUTDOWN_GRACE": "5",
     "GATEWAY_QUEUE_LOG_LEVEL": "info",
     "GATEWAY_QUEUE_LOG_FORMAT": "console",
 }
-SECRETS = {"DISCORD_TOKEN", "GATEWAY_QUEUE_API_KEY", "GATEWAY_QUEUE_OPERATOR_KEY"}
+REDIS = "rediss://queue:open-sesame@valkey.test:6380/1"
+
+# The secrets, each with a value that is allowed.
+SECRETS = {
+    "DISCORD_TOKEN": TOKEN,
+    "GATEWAY_QUEUE_API_KEY": API_KEY,
+    "GATEWAY_QUEUE_OPERATOR_KEY": API_KEY,
+    "GATEWAY_QUEUE_REDIS": REDIS,
+}
 
 WRONG = [
     ("HOST", ""),
@@ -102,6 +114,14 @@ WRONG = [
     ("GATEWAY_QUEUE_JOURNAL", "/var/lib/journal"),
     ("GATEWAY_QUEUE_JOURNAL", "sqlite::memory:"),
     ("GATEWAY_QUEUE_JOURNAL", "sqlite:~nobody-of-this-name/journal"),
+    ("GATEWAY_QUEUE_REDIS_PREFIX", ""),
+    ("GATEWAY_QUEUE_REDIS_PREFIX", "two words"),
+    ("GATEWAY_QUEUE_REDIS_PREFIX", "queue:1"),
+    ("GATEWAY_QUEUE_REDIS_PREFIX", "{queue}"),
+    ("GATEWAY_QUEUE_REDIS_PREFIX", "q" * 65),
+    ("GATEWAY_QUEUE_REPLICA", ""),
+    ("GATEWAY_QUEUE_REPLICA", "köln"),
+    ("GATEWAY_QUEUE_REPLICA", "q" * 65),
     ("GATEWAY_QUEUE_SHUTDOWN_GRACE", "-0.1"),
     ("GATEWAY_QUEUE_SHUTDOWN_GRACE", "3601"),
     ("GATEWAY_QUEUE_LOG_LEVEL", "loud"),
@@ -147,7 +167,7 @@ class TestDescription:
             assert setting.allowed
 
     def test_it_knows_the_secrets(self) -> None:
-        assert {setting.name for setting in describe() if setting.is_secret} == SECRETS
+        assert {setting.name for setting in describe() if setting.is_secret} == SECRETS.keys()
 
     def test_flags_are_named_like_the_variables(self) -> None:
         assert by_name("PORT").flag == "--port"
@@ -255,22 +275,22 @@ class TestSource:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         path = tmp_path / "a file"
-        path.write_text(f"\n {TOKEN}\r\n")
+        path.write_text(f"\n {SECRETS[name]}\r\n")
         monkeypatch.setenv(spelled(f"{name}_FILE"), str(path))
         settings = load()
         monkeypatch.delenv(spelled(f"{name}_FILE"))
-        assert settings == load(**{name: TOKEN}) != load()
+        assert settings == load(**{name: SECRETS[name]}) != load()
 
     @pytest.mark.parametrize("name", sorted(SECRETS))
     def test_a_secret_and_the_file_of_it_are_one_too_many(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = tmp_path / "a file"
-        path.write_text(TOKEN)
+        path.write_text(SECRETS[name])
         monkeypatch.setenv(name, "")
         monkeypatch.setenv(f"{name}_FILE", str(path))
         load()
-        monkeypatch.setenv(name, TOKEN)
+        monkeypatch.setenv(name, SECRETS[name])
         with pytest.raises(SettingsError, match=f"^{name} and {name}_FILE are both set"):
             load()
 
@@ -418,6 +438,64 @@ class TestSecret:
         with pytest.raises(SettingsError, match="without user, password") as caught:
             load(GATEWAY_QUEUE_DISCORD_API=url)
         assert "open-sesame" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("url", "why"),
+        [
+            ("localhost:6379", "neither"),
+            ("http://localhost", "neither"),
+            ("redis+sentinel://localhost", "neither"),
+            ("redis://", "where the server is"),
+            ("redis://:open-sesame@", "where the server is"),
+            ("redis://localhost:0", "where the server is"),
+            ("redis://queue:open-sesame", "no port"),  # a password without a host behind it
+            ("redis://localhost:65536", "no port"),
+            ("redis://[::1", "not a URL"),
+            ("unix://", "where the server is"),
+            ("redis://open sesame@localhost", "white space"),
+            ("redis://localhost redis://other", "white space"),
+            ("'redis://localhost", "quote"),
+        ],
+    )
+    def test_a_wrong_url_of_redis_is_refused_without_showing_it(self, url: str, why: str) -> None:
+        with pytest.raises(SettingsError, match=why) as caught:
+            load(GATEWAY_QUEUE_REDIS=url)
+        assert str(caught.value).startswith("the value of GATEWAY_QUEUE_REDIS is not allowed")
+        assert str(caught.value).endswith(f"allowed: {by_name('GATEWAY_QUEUE_REDIS').allowed}")
+        shown = "".join(traceback.format_exception(caught.value))
+        assert "open-sesame" not in shown
+
+
+class TestRedis:
+    @pytest.mark.parametrize(
+        "url",
+        ["redis://localhost", "redis://[::1]:6379/2", REDIS, "unix:///run/valkey/socket?db=1"],
+    )
+    def test_it_is_a_url_and_may_be_in_quotes(self, url: str) -> None:
+        for value in (url, f"'{url}'", f" {url}\n"):
+            redis = load(GATEWAY_QUEUE_REDIS=value).redis
+            assert redis is not None
+            assert redis.get_secret_value() == url
+
+    def test_a_replica_has_another_name_at_each_start(self) -> None:
+        settings = load(GATEWAY_QUEUE_REPLICA="queue-1")
+        names = {settings.replica_name for _ in range(2)}
+        assert len(names) == 2
+        assert all(name.startswith("queue-1-") for name in names)
+
+    def test_replicas_need_the_same_bot_rules_and_may_differ_in_all_else(self) -> None:
+        here = load(DISCORD_TOKEN=TOKEN)
+        assert about(here) == about(load(DISCORD_TOKEN=TOKEN, PORT="1", GATEWAY_QUEUE_REPLICA="b"))
+        for name, other in {
+            "DISCORD_TOKEN": f"MTIzNDU2Nzg5.{TOKEN}",
+            "GATEWAY_QUEUE_INTERVAL": "6",
+            "GATEWAY_QUEUE_MAX_CONCURRENCY": "2",
+            "GATEWAY_QUEUE_RESERVE": "7%",
+            "GATEWAY_QUEUE_SEAT_TTL": "61",
+            "GATEWAY_QUEUE_CRASH_LOOP": "off",
+        }.items():
+            assert about(here) != about(load(**{"DISCORD_TOKEN": TOKEN, name: other}))
+        assert "s3cret" not in about(here)
 
 
 class TestValue:

@@ -31,6 +31,7 @@ from gateway_queue.http.guard import Guard, opens
 from gateway_queue.http.probes import FullError, Probes
 from gateway_queue.http.problems import add_problems
 from gateway_queue.http.reader import Reader
+from gateway_queue.http.relay import page_for
 from gateway_queue.http.request import BOT, HTTPConnection, WebSocketConnection
 from gateway_queue.operate.planning import plan_at
 from gateway_queue.settings import DEFAULT
@@ -39,6 +40,7 @@ from gateway_queue.watch import scrape, status
 if TYPE_CHECKING:
     from gateway_queue.bot import Bot
     from gateway_queue.bots import Bots
+    from gateway_queue.replicas.doorman import Doorman, Viewer
 
 # The description of the HTTP interface.
 OPENAPI = files("gateway_queue.http").joinpath("openapi.json").read_bytes()
@@ -58,6 +60,11 @@ class App(QuartTrio):
     reader: Reader
     guard: Guard
 
+    def serve_for(self, bots: "Bots") -> None:
+        """Serve for these bots, also what was asked of another replica."""
+        self.bots = bots
+        bots.pages = partial(page_for, self)
+
     def locate(self, path: str) -> tuple[str | None, str]:
         """The bot that a path names (None if it names none), and the rest of the path."""
         return bot_of(path) if self.bots.several else (None, path)
@@ -68,7 +75,8 @@ class App(QuartTrio):
         The key of a bot that does not exist is unknown, so requests may wait for it with any.
         """
         bot = self.bots.find(name)
-        if path in OPEN_TO_ALL or (bot is None and authorization and not is_page(path)):
+        is_unknown = bot is None and self.bots.several
+        if path in OPEN_TO_ALL or (is_unknown and authorization and not is_page(path)):
             return True
         keys = [key for key in (self.bots.api_key, bot.api_key if bot else None) if key]
         return not keys or opens(keys, authorization)
@@ -102,7 +110,8 @@ def create_app() -> App:
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        bot = app.bots if _is_about_all(app) else _bot(app)
+        is_about_all = _is_about_all(app) or app.bots.is_led_elsewhere
+        bot = app.bots if is_about_all else _bot(app)
         if reason := bot.why_not_ready():
             raise Problem(503, reason)
         return Response("ready\n", content_type="text/plain")
@@ -111,7 +120,9 @@ def create_app() -> App:
     async def metrics() -> Response:
         if _name() is None:
             everybody = list(app.bots.by_name.values())
-            page = await scrape.page(everybody, app.bots.metrics, app.bots.lobby.guests)
+            page = await scrape.page(
+                everybody, app.bots.metrics, app.bots.lobby.guests, app.bots.doorman
+            )
         else:
             page = await scrape.page([_bot(app)], app.bots.metrics)
         return Response(page, content_type=METRICS)
@@ -147,13 +158,29 @@ def _is_about_all(app: App) -> bool:
 def _bot(app: App) -> "Bot":
     """The bot that the request is about. Raises Problem if there is no such bot."""
     bot = app.bots.find(_name())
+    if bot is None and app.bots.doorman is not None and not app.bots.by_name:
+        raise Problem(503, "this replica is about to lead; ask again in a second")
     if bot is None:
         raise Problem(404, f"there is no bot {(_name() or DEFAULT)[:80]!r}; /status lists the bots")
     return bot
 
 
+class _Elsewhere:
+    """What another replica shows, as it leads."""
+
+    def __init__(self, doorman: "Doorman", bot: str | None) -> None:
+        self._doorman = doorman
+        self._bot = bot
+
+    def enter(self) -> "Viewer":
+        """Let a viewer in."""
+        return self._doorman.enter(self._bot)
+
+
 def _watched(app: App) -> "dashboard.Watched":
     """What the requested page shows: all of several bots, or one of them."""
+    if app.bots.doorman is not None and app.bots.is_led_elsewhere:
+        return _Elsewhere(app.bots.doorman, _name())
     return app.bots.feed if _is_about_all(app) else _bot(app).feed
 
 

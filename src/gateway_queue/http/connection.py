@@ -114,7 +114,9 @@ class Connection:
                 if ask is None:
                     ahead = data
                     return False
-                answered = await hold(ask, self._street.bots, self, self._has_key)
+                answered = await hold(
+                    ask, self._street.bots, self, self._has_key, self._head.authorization
+                )
                 if not (answered and self._head.keep_alive) or self._context.is_ending:
                     break
             return True

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
+from hashlib import sha256
 from hmac import compare_digest
 
 from gateway_queue.http.answers import Headers
@@ -22,6 +23,11 @@ def opens(keys: Iterable[str], authorization: bytes | None) -> bool:
     scheme, _, given = (authorization or b"").partition(b" ")
     are_right = [compare_digest(given.strip(), key.encode()) for key in keys]
     return scheme.lower() == b"bearer" and any(are_right)
+
+
+def digest(authorization: bytes) -> str:
+    """What stands for the key of a request in messages between replicas."""
+    return sha256(authorization.partition(b" ")[2].strip()).hexdigest()
 
 
 class Guard:

@@ -1,7 +1,7 @@
 """Holds a request until its shard may identify; the same for all protocols."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 import trio
@@ -9,10 +9,14 @@ import trio
 from gateway_queue.bots import Bots
 from gateway_queue.http.answers import Answer, granted, put_off
 from gateway_queue.http.asking import Ask
+from gateway_queue.http.guard import digest
 from gateway_queue.lobby import Outcome
 from gateway_queue.queue import turn
 from gateway_queue.queue.standing import standing_of
 from gateway_queue.watch.lines import Log
+
+if TYPE_CHECKING:
+    from gateway_queue.replicas.doorman import Doorman
 
 
 class Client(turn.Client, Protocol):
@@ -31,7 +35,13 @@ class Client(turn.Client, Protocol):
         ...
 
 
-async def hold(ask: Ask, bots: Bots, client: Client, lets_in: Callable[[], bool]) -> bool:
+async def hold(
+    ask: Ask,
+    bots: Bots,
+    client: Client,
+    lets_in: Callable[[], bool],
+    authorization: bytes | None = None,
+) -> bool:
     """Hold a request until it is answered; False if its connection ended instead.
 
     The answer is a grant, or, if the request set ``wait``, that it should ask again. A request
@@ -39,7 +49,10 @@ async def hold(ask: Ask, bots: Bots, client: Client, lets_in: Callable[[], bool]
     request has that bot's key.
     """
     try:
-        outcome = await _hold(ask, bots, client, lets_in)
+        if bots.doorman is None:
+            outcome = await _hold(ask, bots, client, lets_in)
+        else:
+            outcome = await _hold_for_leader(ask, bots.doorman, client, authorization)
     except trio.TooSlowError:
         log = _log_of(ask, bots)
         log.warning("answer_not_taken", shard=ask.shard, peer=client.peer)
@@ -75,6 +88,26 @@ async def _hold(ask: Ask, bots: Bots, client: Client, lets_in: Callable[[], bool
         if turn.grant is not None and turn.handed_over is None:
             await client.answer(granted(turn.grant))
     # Leave the line first; otherwise it might be granted while it is told to ask again.
+    if standing is not None:
+        await client.answer(put_off(standing))
+    return None if turn.was_dropped else not turn.has_left
+
+
+async def _hold_for_leader(
+    ask: Ask, doorman: "Doorman", client: Client, authorization: bytes | None
+) -> bool | None:
+    """As `_hold`, where there are several replicas."""
+    key = None if authorization is None else digest(authorization)
+    with doorman.turn(
+        ask.bot, ask.shard, client, confirm=ask.confirm, wait=ask.wait, key=key
+    ) as turn:
+        await turn.wait(client.leaving)
+        standing = await doorman.standing_of(turn) if turn.was_put_off else None
+        if turn.grant is not None and turn.handed_over is None:
+            with trio.CancelScope(deadline=turn.answer_by) as in_time:
+                await client.answer(granted(turn.grant))
+            if in_time.cancelled_caught:
+                return None  # whatever has not gone out by now never may
     if standing is not None:
         await client.answer(put_off(standing))
     return None if turn.was_dropped else not turn.has_left

@@ -28,6 +28,7 @@ from gateway_queue.http.asking import (
 from gateway_queue.http.guard import BEARER
 from gateway_queue.http.holding import hold
 from gateway_queue.http.problems import PROBLEM
+from gateway_queue.http.relay import is_relayed, relayed
 from gateway_queue.http.wire import patience
 
 if TYPE_CHECKING:
@@ -67,6 +68,12 @@ class HTTPConnection(TrioASGIHTTPConnection):
             if is_visit(self.scope["method"], path, query, headers):
                 await _answer_page(client, dashboard.lead_to_page(target))
                 return
+            if self.app.bots.is_led_elsewhere and is_relayed(path):
+                # The leader knows who may have it.
+                await _answer_page(
+                    client, await relayed(self.scope, target, receive, self.app.bots)
+                )
+                return
             if is_action(path):
                 refuse_other_sites(headers)
                 self.app.check_operator(name, authorization, client.peer)
@@ -83,7 +90,8 @@ class HTTPConnection(TrioASGIHTTPConnection):
             await super().__call__(receive, send)
             return
         lets_in = partial(self.app.lets_in, name, path, authorization)
-        if not await hold(ask, self.app.bots, client, lets_in) and client.has_left():
+        answered = await hold(ask, self.app.bots, client, lets_in, authorization)
+        if not answered and client.has_left():
             client.cut()  # otherwise Hypercorn, which may not have noticed, answers 500
 
     @property

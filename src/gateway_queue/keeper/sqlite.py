@@ -23,6 +23,7 @@ from gateway_queue.queue.journal import (
     OrderKind,
     Past,
 )
+from gateway_queue.queue.ledger import Ledger
 from gateway_queue.queue.rules.allowance import DAY
 
 # The header field that says which program a SQLite file belongs to ("GwyQ"), and our layout.
@@ -151,6 +152,8 @@ class Journals:
 
 class SQLiteJournal:
     """The journal of one bot, in a file shared by all bots of the server."""
+
+    ledger: Ledger | None = None
 
     def __init__(self, file: Journals, bot: str) -> None:
         self.name = file.name

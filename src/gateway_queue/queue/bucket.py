@@ -16,7 +16,7 @@ from gateway_queue.queue.events import AskedTwice, Granted, Report
 from gateway_queue.queue.rules.line import Line
 from gateway_queue.queue.rules.pace import Pace
 from gateway_queue.queue.starts import Starts
-from gateway_queue.queue.turn import Client, Turn
+from gateway_queue.queue.turn import Turn
 
 # Sleeps before a grant that are longer than this many seconds are split in two.
 LONG_WAIT = 0.1
@@ -34,6 +34,14 @@ class Usher(Protocol):
 
     def dismiss(self, turn: Turn) -> None:
         """Take the turn of a client that left out of the line."""
+        ...
+
+    def end_hand_over(self, grant: int) -> None:
+        """A grant that was in hand has been handed over."""
+        ...
+
+    def give_back(self, grant: int) -> None:
+        """A grant that was in hand was not handed over, and never will be."""
         ...
 
 
@@ -70,7 +78,7 @@ class Bucket:
             now = trio.current_time()
             self.line.forget(now)
             if self.may_grant_at(now) <= now:
-                self._grant_next(now)
+                await self._grant_next(now)
 
     def look_again(self) -> None:
         """Wake the bucket, because something it is waiting for has changed."""
@@ -125,19 +133,16 @@ class Bucket:
         if bucket is not self:  # a resize happened while the turn was in the channel
             bucket.look_again()
 
-    def _grant_next(self, now: float) -> None:
-        """Pick, record and hand over; no other task can run in between."""
+    async def _grant_next(self, now: float) -> None:
+        """Pick, record and hand over; it never waits, so no other task can run in between."""
         turn = self._next_who_is_here(now)
         if turn is None:
             return
-        could_at = max(turn.arrived_at, min(self._due_at, now))
+        could_at = self._could_at(turn, now)
         number = self._starts.spend(turn.shard, self.index, confirm=turn.confirm)
         if number is None:
             return
-        since = self.line.since(turn)
-        self.line.grant(turn)
-        turn.is_in_line = False
-        turn.grant = number
+        since = self.take_out(turn, number)
         is_handed_over = turn.client.hand_over(number)
         now = trio.current_time()
         self.pace.grant(number, now, confirm=turn.confirm, in_hand=not is_handed_over)
@@ -147,13 +152,27 @@ class Bucket:
             turn.handed_over = granted  # reported after all buckets that are due have written
         else:
             self._report(granted)
-        if turn.shard is not None and (other := self.line.newest(turn.shard)):
-            self._warn_of_second_client(turn.shard, turn.client, other.client)
+        self._warn_of_second_client(turn)
 
-    def _warn_of_second_client(self, shard: int, granted: Client, waiting: Client) -> None:
-        if shard not in self._asked_twice:
+    def _could_at(self, turn: Turn, now: float) -> float:
+        """When a turn that is granted now could have been granted."""
+        return max(turn.arrived_at, min(self._due_at, now))
+
+    def take_out(self, turn: Turn, number: int) -> float:
+        """Take a turn with a grant out of the line; returns when its seat was taken."""
+        since = self.line.since(turn)
+        self.line.grant(turn)
+        turn.is_in_line = False
+        turn.grant = number
+        return since
+
+    def _warn_of_second_client(self, granted: Turn) -> None:
+        shard = granted.shard
+        if shard is None or shard in self._asked_twice:
+            return
+        if waiting := self.line.newest(shard):
             self._asked_twice.add(shard)
-            self._report(AskedTwice(shard, granted.peer, waiting.peer))
+            self._report(AskedTwice(shard, granted.client.peer, waiting.client.peer))
 
     def _next_who_is_here(self, now: float) -> Turn | None:
         """The next turn whose client is still connected; clients that hung up are skipped."""

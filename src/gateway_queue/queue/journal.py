@@ -2,7 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from gateway_queue.queue.ledger import Ledger
 
 
 class JournalError(Exception):
@@ -48,6 +51,11 @@ class Journal(Protocol):
 
     # Whether a turn with `confirm` may have been granted just before it was opened.
     may_hold: bool
+
+    @property
+    def ledger(self) -> "Ledger | None":
+        """What records the grants where several replicas give them; None: `record` does."""
+        ...
 
     def record(self, shard: int | None, bucket: int, *, confirm: bool = False) -> int:
         """Write one grant durably and return its number; if that fails, nothing is written."""

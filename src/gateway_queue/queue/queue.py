@@ -4,7 +4,9 @@ It routes each request to its bucket, and keeps as many buckets as Discord's max
 calls for.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import trio
@@ -21,9 +23,11 @@ from gateway_queue.queue.events import (
     Report,
     ShardMissing,
 )
+from gateway_queue.queue.ledger import Ledger
 from gateway_queue.queue.rules.allowance import SessionStartLimit
-from gateway_queue.queue.rules.line import Line, Move, Place, key_of
+from gateway_queue.queue.rules.line import Line, Move, Place, Seat, key_of
 from gateway_queue.queue.rules.pace import Layout, Outcome, Pace, Spacing, late
+from gateway_queue.queue.shared_bucket import SharedBucket
 from gateway_queue.queue.starts import Starts
 from gateway_queue.queue.turn import Client, Turn
 
@@ -60,7 +64,14 @@ class Queue:
     """
 
     def __init__(
-        self, *, starts: Starts, layout: Layout, interval: float, seat_ttl: float, report: Report
+        self,
+        *,
+        starts: Starts,
+        layout: Layout,
+        interval: float,
+        seat_ttl: float,
+        report: Report,
+        ledger: Ledger | None = None,
     ) -> None:
         self.starts = starts
         self.layout = layout
@@ -71,8 +82,9 @@ class Queue:
         self.gateway: Gateway | None = None
         self.limits_failure: LimitsFailure | None = None
         self.coverage = Coverage()
+        self._ledger = ledger
         self._seat_ttl = seat_ttl
-        self._seats = count(1)
+        self._seats = count(1 if ledger is None else ledger.first_seat)
         self._resized = trio.Event()
         self._former: list[Bucket] = []  # from before a resize; may still have arrivals
         self._move = Move[Turn]()
@@ -83,11 +95,12 @@ class Queue:
         self._warned_of_numberless = False
         self._repeated: dict[int, int] = {}  # grants confirmed too late, by shard
         starts.count_nameless_as_one(really=layout.buckets == 1)
-        wait = self.spacing.after_grant(confirm=starts.journal.may_hold)
-        opens_at = late(self.started_at + wait)
         self.buckets = [
-            self._bucket(index, Pace(self.spacing, opens_at)) for index in range(layout.buckets)
+            self._bucket(index, Pace(self.spacing, self._opens_at(index)))
+            for index in range(layout.buckets)
         ]
+        if ledger is not None:
+            ledger.restore(self)
 
     @property
     def spacing(self) -> Spacing:
@@ -114,15 +127,19 @@ class Queue:
 
         ``wait``: seconds after which the client wants to be told to ask again.
         """
-        if shard is None:
+        turn = Turn(shard, client, confirm=confirm, wait=wait, done=self.done)
+        self.admit(turn)
+        return turn
+
+    def admit(self, turn: Turn) -> None:
+        """Put a turn into the line of its shard's bucket; its end calls `done`."""
+        if turn.shard is None:
             self._warn_of_numberless()
-        turn = Turn(shard, client, confirm=confirm, wait=wait, done=self._done)
         self._turns[turn] = None
         if self._closed:
             turn.drop()
         else:
-            self.bucket_of(shard).hand_in.send_nowait(turn)
-        return turn
+            self.bucket_of(turn.shard).hand_in.send_nowait(turn)
 
     def bucket_of(self, shard: int | None) -> Bucket:
         return self.buckets[self.layout.bucket_of(shard)]
@@ -137,6 +154,8 @@ class Queue:
         self.gateway = gateway
         self.starts.read(limit, sent_at)
         self.coverage = Coverage()
+        if self._ledger is not None:
+            self._ledger.keep_limit(limit, gateway)
         if limit.max_concurrency != self.layout.max_concurrency:
             self._resize(Layout(limit.max_concurrency, self.layout.cap))
         self._look_again()
@@ -169,6 +188,9 @@ class Queue:
             self._warn_of_repetition(shard, latest.number)
         else:
             bucket.pace.confirm(latest.number, now, outcome)
+            if self._ledger is not None:
+                opens_in = bucket.pace.opens_at - now
+                self._ledger.moved(bucket.index, len(self.buckets), latest.number, opens_in)
             bucket.look_again()
         return True
 
@@ -223,22 +245,37 @@ class Queue:
         else:
             self.report(Left(turn.shard, now - since))
 
-    def _done(self, turn: Turn) -> None:
+    def done(self, turn: Turn) -> None:
+        """Take out a turn that has ended."""
         del self._turns[turn]
         self._turn_ended.set()
         if turn.handed_over is not None:
             self.report(turn.handed_over)
         elif turn.grant is not None:
-            self._end_hand_over(turn.grant)
+            self.end_hand_over(turn.grant)
         elif turn.is_in_line is not False and not self._closed:
             self.dismiss(turn)
 
-    def _end_hand_over(self, grant: int) -> None:
+    def end_hand_over(self, grant: int) -> None:
+        """A grant that was in hand has been handed over."""
         now = trio.current_time()
         for bucket in self.buckets:  # after a resize, all of them may have it in hand
             if grant in bucket.pace.in_hand:
                 bucket.pace.handed_over(grant, now)
                 bucket.look_again()
+
+    def give_back(self, grant: int) -> None:
+        """A grant that was in hand was not handed over, and never will be."""
+        for bucket in self.buckets:
+            if grant in bucket.pace.in_hand:
+                bucket.pace.given_back(grant)
+                bucket.look_again()
+
+    def remember(self, seats: Mapping[int, Sequence[Seat]]) -> None:
+        """Keep these seats, which shards had in an earlier queue, for a while."""
+        now = trio.current_time()
+        for shard, kept in seats.items():
+            self.bucket_of(shard).line.admit(Place(shard, list(kept), left_at=now))
 
     def _resize(self, layout: Layout) -> None:
         old, self.layout = self.buckets, layout
@@ -296,7 +333,8 @@ class Queue:
             bucket.look_again()
 
     def _bucket(self, index: int, pace: Pace) -> Bucket:
-        return Bucket(
+        make = Bucket if self._ledger is None else partial(SharedBucket, ledger=self._ledger)
+        return make(
             index,
             pace=pace,
             line=Line(self._seats, self._seat_ttl, self.starts.restarting.eligible_at),
@@ -304,6 +342,13 @@ class Queue:
             report=self.report,
             usher=self,
         )
+
+    def _opens_at(self, bucket: int) -> float:
+        """When a bucket may grant of which nothing is known but what is recorded."""
+        if self._ledger is not None:
+            return self._ledger.opens_at(bucket, self.layout.buckets, self.spacing)
+        wait = self.spacing.after_grant(confirm=self.starts.journal.may_hold)
+        return late(self.started_at + wait)
 
     def _warn_of_repetition(self, shard: int, grant: int) -> None:
         if self._repeated.get(shard) != grant:

@@ -6,7 +6,8 @@ nothing about the order or the pace of grants.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -164,11 +165,25 @@ class Starts:
         if self._journal_ready_at > -math.inf:
             self._report(JournalRecovered())
             self._journal_ready_at = -math.inf
+        self.count(shard, number, confirm=confirm)
+        return number
+
+    def count(self, shard: int | None, number: int, *, confirm: bool) -> None:
+        """Count a grant that was recorded."""
         now = trio.current_time()
         self._remember(shard, Grant(number, now, confirm))
         self._warn_of_crash_loop(shard, now)
         self._watch_usage(now)
-        return number
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep a start from being spent by others, until it is known whether it is."""
+        now = trio.current_time()
+        self.allowance.spend(now)
+        try:
+            yield
+        finally:
+            self.allowance.take_back(now)
 
     def _lose_journal(self, error: JournalLostError) -> None:
         if self._journal_ready_at < math.inf:

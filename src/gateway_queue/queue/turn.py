@@ -1,5 +1,6 @@
 """One request that waits for its shard's turn: what it asked for, and how it ended."""
 
+import math
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -37,8 +38,9 @@ class Turn:
     has done so. The interval before the bucket's next grant counts from the end of the
     context. ``grant`` is the grant's number in the journal, None until there is one. If the
     bucket has sent the grant, ``handed_over`` is the event to report when the context ends.
-    ``confirm``: the client will say when it has sent its identify. ``wait``: seconds after
-    which the client wants to be told to ask again.
+    After ``answer_by`` the grant must not be sent any more. ``confirm``: the client will say
+    when it has sent its identify. ``wait``: seconds after which the client wants to be told
+    to ask again.
     """
 
     # Thousands of these wait at once.
@@ -46,6 +48,7 @@ class Turn:
         "_done",
         "_dropped",
         "_left",
+        "answer_by",
         "arrived_at",
         "client",
         "confirm",
@@ -77,6 +80,7 @@ class Turn:
         self.is_in_line: bool | None = None  # None: not yet seated
         self.grant: int | None = None
         self.handed_over: Granted | None = None
+        self.answer_by = math.inf
         self._left = False
         self._dropped = False
         self._done = done
@@ -90,6 +94,10 @@ class Turn:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """It is over, whatever became of it."""
         self._done(self)
 
     @property

@@ -49,16 +49,39 @@ class Seen(Protocol):
     def why_not_ready(self) -> str | None: ...
 
 
+class Member(Protocol):
+    """One of several replicas: this one."""
+
+    @property
+    def leads(self) -> bool: ...
+    @property
+    def replicas(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def eras(self) -> int: ...
+    @property
+    def engine_is_up(self) -> bool: ...
+
+
 async def page(
-    bots: Sequence[Seen], metrics: Metrics, unknown_bot_waiting: int | None = None
+    bots: Sequence[Seen],
+    metrics: Metrics,
+    unknown_bot_waiting: int | None = None,
+    member: Member | None = None,
 ) -> bytes:
     """The body of ``/metrics`` for these bots, made in slices so that no grant waits for it.
 
-    ``unknown_bot_waiting``: how many requests wait for unknown bots.
+    ``unknown_bot_waiting``: how many requests wait for unknown bots. ``member``: this process,
+    where there are several replicas.
     """
     are_seen = {"", *(bot.name for bot in bots)}
     text = b""
-    for family in (*_counted(len(bots), metrics), *await _gauges(bots, unknown_bot_waiting)):
+    for family in (
+        *_counted(len(bots), metrics),
+        *await _gauges(bots, unknown_bot_waiting),
+        *(_of_member(member) if member else ()),
+    ):
         samples = [s for s in family.samples if s.labels.get("bot", "") in are_seen]
         for start in range(0, max(1, len(samples)), LINES):
             family.samples = samples[start : start + LINES]
@@ -131,6 +154,20 @@ async def _gauges(bots: Sequence[Seen], unknown_bot_waiting: int | None) -> list
     )
     info.add_metric([__version__], 1)
     return [*gauges, dropped, info]
+
+
+def _of_member(member: Member) -> Iterator[Metric]:
+    """How a replica stands, of which there are several."""
+    for name, documentation, value in (
+        ("replicas", "Replicas that live, as this one sees it.", member.replicas),
+        ("leading", "1 while this replica leads.", member.leads),
+        ("engine_up", "1 while this replica can use Redis.", member.engine_is_up),
+        ("held", "Requests that wait at this replica.", member.waiting),
+    ):
+        yield GaugeMetricFamily(f"gateway_queue_{name}", documentation, value=float(value))
+    yield CounterMetricFamily(
+        "gateway_queue_eras", "How often Redis lost its state, or began.", value=member.eras
+    )
 
 
 def _values(bot: Seen) -> Iterator[tuple[str, list[str], float]]:

@@ -5,7 +5,9 @@ The other arguments are the server's.
 
 import gc
 import json
+import math
 import os
+import random
 import signal
 import socket
 import sys
@@ -186,6 +188,27 @@ def answers_must_be_taken_late() -> None:
 def idle_connections_close_soon() -> None:
     patch.object(connection, "IDLE_SECONDS", 0.3).start()
     patch.object(stack, "IDLE_SECONDS", 0.3).start()
+
+
+def unknown_past_is_not_waited_for() -> None:
+    """A new leader takes what it has not heard of for nothing."""
+    from gateway_queue.queue.rules.heard import Heard  # noqa: PLC0415
+
+    patch.object(Heard, "opens_at", lambda *_: 0.0).start()
+
+
+def hand_overs_are_late() -> None:
+    """Now and then, and nobody looks at the clock."""
+    from gateway_queue.replicas.doorman import Doorman  # noqa: PLC0415
+
+    hand_over = Doorman._hand_over  # noqa: SLF001
+
+    async def late(doorman: Doorman, offer: Any, until: float) -> bool:  # noqa: ARG001
+        if random.random() < 0.1:  # noqa: S311
+            await trio.sleep(random.uniform(0.5, 2.5))  # noqa: S311
+        return await hand_over(doorman, offer, math.inf)
+
+    patch.object(Doorman, "_hand_over", late).start()
 
 
 def keep_alive_is_refused() -> None:

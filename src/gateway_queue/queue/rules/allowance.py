@@ -7,6 +7,7 @@ No clock, no tasks, no I/O. Rounding is always towards later.
 import math
 import re
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar, Protocol, Self
@@ -111,6 +112,9 @@ class Allowance(Protocol):
         ...
 
     def spend(self, now: float) -> None: ...
+    def take_back(self, spent_at: float) -> None:
+        """A start that was spent at that instant was not one."""
+        ...
 
 
 @dataclass(slots=True)
@@ -162,6 +166,10 @@ class ReadAllowance:
     def spend(self, now: float) -> None:
         self.grants.append(now)
 
+    def take_back(self, spent_at: float) -> None:
+        with suppress(ValueError):  # a reading shows by now that it was none
+            self.grants.remove(spent_at)
+
     def read_again_at(self, now: float, refresh: float) -> float:
         """When to read the limit next, if it is normally read every ``refresh`` seconds."""
         if self.limit is None:
@@ -206,6 +214,9 @@ class CountedAllowance:
 
     def spend(self, now: float) -> None:
         self.grants.append(now)
+
+    def take_back(self, spent_at: float) -> None:
+        self.grants.remove(spent_at)
 
 
 def usage(allowance: Allowance, now: float) -> Usage:

@@ -115,6 +115,7 @@ class Pace:
     spacing: Spacing
     opens_at: float
     in_hand: dict[int, float] = field(default_factory=dict)  # grant number: seconds to follow it
+    opened_before: tuple[int, float] | None = None  # the latest grant; `opens_at` without it
     unconfirmed: int | None = None  # the grant whose confirmation ends the hold
     granted_with: Spacing | None = None  # the spacing of the latest grant
 
@@ -129,6 +130,7 @@ class Pace:
         """Record a grant; ``in_hand``: its answer has not been written yet."""
         seconds = self.spacing.after_grant(confirm=confirm)
         self.granted_with = self.spacing
+        self.opened_before = number, self.opens_at
         self.opens_at = late(now + seconds)
         self.unconfirmed = number if confirm else None
         if in_hand:
@@ -138,6 +140,12 @@ class Pace:
         seconds = self.in_hand.pop(number, None)
         if seconds is not None:
             self.opens_at = max(self.opens_at, late(now + seconds))
+
+    def given_back(self, number: int) -> None:
+        """The answer of a grant that was in hand was not given, and never will be."""
+        self.in_hand.pop(number, None)
+        if self.opened_before and self.opened_before[0] == number:
+            self.opens_at = self.opened_before[1]
 
     def confirm(self, number: int, now: float, outcome: Outcome = "identified") -> None:
         """Record a client's report about a grant: it ends the hold, or postpones the opening.
@@ -149,6 +157,9 @@ class Pace:
         opens_at = late(now + seconds)
         if outcome == "invalid_session" or number != self.unconfirmed:
             self.opens_at = max(self.opens_at, opens_at)
+            if self.opened_before:
+                granted, otherwise_at = self.opened_before
+                self.opened_before = granted, max(otherwise_at, opens_at)
             return
         self.unconfirmed = None
         self.opens_at = opens_at

@@ -1,0 +1,103 @@
+"""When the buckets may grant, as a replica knows it that only hears of the grants.
+
+Pure: every method takes ``now`` (seconds on this replica's monotonic clock). No clock, no
+task, no I/O.
+
+Whoever begins to lead has heard of every grant of those who led before, at the latest when it
+begins. A grant was recorded before it could be heard of, and its answer was written within
+the window after that, or never. So what is counted from here on is late, and never early:
+nothing is assumed of other clocks, or of how long news take.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+from gateway_queue.queue.rules.pace import late
+
+# How many seconds after it began to take a grant a replica may still write its answer.
+WINDOW = 1.0
+
+
+@dataclass(slots=True)
+class _Bucket:
+    opens_at: float
+    number: int = 0  # of the latest grant
+
+
+@dataclass(slots=True)
+class _Bot:
+    """The buckets of a bot since there are so many of them."""
+
+    count: int
+    buckets: dict[int, _Bucket] = field(default_factory=dict)  # those that were heard of
+    others_open_at: float = -math.inf
+    are_others_known: bool = False  # otherwise nothing is known of them, either
+
+    @property
+    def all_known(self) -> bool:
+        return self.are_others_known or len(self.buckets) == self.count
+
+    @property
+    def all_open_at(self) -> float:
+        """When the last of those of which something is known opens."""
+        others = -math.inf if len(self.buckets) == self.count else self.others_open_at
+        return max((others, *(bucket.opens_at for bucket in self.buckets.values())))
+
+
+class Heard:
+    """What was heard of all bots' buckets since an instant; what was before is unknown."""
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._bots: dict[str, _Bot] = {}
+
+    def forget(self, now: float) -> None:
+        """Until now something may have happened that was not heard of."""
+        self._since = now
+        self._bots.clear()
+
+    def taken(
+        self, bot: str, bucket: int, count: int, number: int, seconds: float, now: float
+    ) -> None:
+        """A grant was taken, of one of so many buckets, which opens so long after its answer."""
+        opens_at = late(now + WINDOW + seconds)
+        self._of(bot, count).buckets[bucket] = _Bucket(opens_at, number)
+
+    def written(
+        self, bot: str, bucket: int, count: int, number: int, seconds: float, now: float
+    ) -> None:
+        """The answer of a grant was written."""
+        known = self._of(bot, count).buckets.get(bucket)
+        if known is not None and known.number == number:
+            known.opens_at = min(known.opens_at, late(now + seconds))
+
+    def moved(
+        self, bot: str, bucket: int, count: int, number: int, seconds: float, now: float
+    ) -> None:
+        """Its client confirmed this grant, and the bucket opens in so many seconds."""
+        known = self._of(bot, count).buckets.get(bucket)
+        if known is not None and known.number == number:
+            known.opens_at = late(now + seconds)
+
+    def opens_at(self, bot: str, bucket: int, count: int, unknown: float) -> float:
+        """When one of so many buckets may grant. ``unknown``: how long after an unknown past."""
+        after_the_unknown = late(self._since + WINDOW + unknown)
+        known = self._bots.get(bot)
+        if known is None:
+            return after_the_unknown
+        if known.count == count and bucket in known.buckets:
+            return known.buckets[bucket].opens_at
+        opens_at = known.others_open_at if known.count == count else known.all_open_at
+        all_known = known.are_others_known if known.count == count else known.all_known
+        return opens_at if all_known else max(opens_at, after_the_unknown)
+
+    def _of(self, bot: str, count: int) -> _Bot:
+        """The buckets of a bot; if there are others now, each may hold shards of any before."""
+        known = self._bots.get(bot)
+        if known is None:
+            known = self._bots[bot] = _Bot(count)
+        elif known.count != count:
+            known = self._bots[bot] = _Bot(
+                count, others_open_at=known.all_open_at, are_others_known=known.all_known
+            )
+        return known

@@ -1,0 +1,62 @@
+"""An identify bucket whose clients are held by several replicas.
+
+It picks who goes as any bucket does. To record the grant and to hand it over is up to the
+replica that holds the client, so the bucket waits for that, and for nothing else meanwhile.
+"""
+
+import trio
+
+from gateway_queue.queue.bucket import Bucket, Usher
+from gateway_queue.queue.events import Granted, Report
+from gateway_queue.queue.ledger import Ledger
+from gateway_queue.queue.rules.line import Line
+from gateway_queue.queue.rules.pace import Pace
+from gateway_queue.queue.starts import Starts
+from gateway_queue.queue.turn import Turn
+
+
+class SharedBucket(Bucket):
+    """A bucket whose grants go through a ledger."""
+
+    def __init__(
+        self,
+        index: int,
+        *,
+        pace: Pace,
+        line: Line[Turn],
+        starts: Starts,
+        report: Report,
+        usher: Usher,
+        ledger: Ledger,
+    ) -> None:
+        super().__init__(index, pace=pace, line=line, starts=starts, report=report, usher=usher)
+        self._ledger = ledger
+
+    async def _grant_next(self, now: float) -> None:
+        """Pick, and have granted: the bucket is shut until it is known what became of that."""
+        turn = self._next_who_is_here(now)
+        if turn is None:
+            return
+        could_at = self._could_at(turn, now)
+        number = self._ledger.next_number()
+        self.pace.grant(number, now, confirm=turn.confirm)
+        seconds = self.pace.in_hand[number]
+        # Where the buckets change, the new ones wait for this.
+        with trio.CancelScope(shield=True):
+            with self._starts.held():
+                is_taken = await self._ledger.offer(turn, number, self.index, seconds)
+            if not is_taken:
+                self._usher.give_back(number)
+                return
+            self._starts.count(turn.shard, number, confirm=turn.confirm)
+            fate = await self._ledger.fate(number)
+        if fate == "given_back":
+            self._usher.give_back(number)
+            return
+        self._usher.end_hand_over(number)
+        if fate == "given" and turn.is_in_line:
+            since = self._usher.seat(turn).take_out(turn, number)
+            now = trio.current_time()
+            turn.waiting.cancel()
+            self._report(Granted(turn.shard, self.index, now - since, now - could_at))
+            self._warn_of_second_client(turn)

@@ -1,0 +1,410 @@
+"""What the leader does for all replicas: their clients' turns wait in its queues.
+
+It lasts for one term. A turn comes with a message from the replica that holds the client, and
+leaves with one; when it is granted, that replica is offered the grant.
+"""
+
+import hashlib
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hmac import compare_digest
+from typing import Any, Protocol
+
+import structlog
+import trio
+
+from gateway_queue.queue.bucket import PORTION
+from gateway_queue.queue.ledger import Fate
+from gateway_queue.queue.queue import Queue
+from gateway_queue.queue.rules.heard import WINDOW
+from gateway_queue.queue.standing import standing_of
+from gateway_queue.queue.turn import Turn
+from gateway_queue.replicas.engine import EngineError, EraOverError, TermOverError
+from gateway_queue.replicas.membership import BEAT, Replica
+from gateway_queue.replicas.post import AGAIN, Head, Item, Post
+from gateway_queue.watch.feed import FullError
+
+log = structlog.get_logger()
+
+# How long a replica has to take an offer, in seconds, before the next client is considered.
+OFFER = 0.75
+
+# More requests for bots that are not here are not kept: anybody can ask for them.
+MOST_GUESTS = 1_000
+
+
+class Bot(Protocol):
+    """A bot, as far as the desk needs to know."""
+
+    queue: Queue
+
+    @property
+    def api_key(self) -> str | None: ...
+
+
+class Bots(Protocol):
+    """All bots that the leader serves. ``api_key`` opens each; ``pages`` makes their pages."""
+
+    api_key: str | None
+    pages: "Pages | None"
+
+    def find(self, name: str | None) -> Bot | None: ...
+    def watched(self, name: str | None) -> "Watched | None": ...
+
+
+class Viewer(Protocol):
+    """Somebody who looks at what there is to be seen."""
+
+    async def next(self) -> bytes | None: ...
+    def leave(self) -> None: ...
+
+
+class Watched(Protocol):
+    """What may be looked at."""
+
+    def enter(self) -> Viewer: ...
+
+
+class Visitor:
+    """A client that another replica holds, or this one's doorman."""
+
+    def __init__(self, replica: str, request: int, peer: str) -> None:
+        self.replica = replica
+        self.request = request
+        self.peer = peer
+
+    def has_left(self) -> bool:
+        return False  # its replica looks when it is offered the grant
+
+    def hand_over(self, grant: int) -> bool:  # noqa: ARG002
+        return False  # that is up to its replica
+
+
+class VisitorsTurn(Turn):
+    """The turn of a client that another replica holds."""
+
+    __slots__ = ("_desk", "is_put_off", "offer")
+
+    client: Visitor
+
+    def __init__(self, shard: int | None, visitor: Visitor, desk: "Desk", **given: Any) -> None:
+        super().__init__(shard, visitor, wait=None, **given)
+        self.is_put_off = False
+        self.offer = ""  # the name of the latest
+        self._desk = desk
+
+    @property
+    def was_put_off(self) -> bool:
+        return self.is_put_off
+
+    def drop(self) -> None:
+        super().drop()
+        self._desk.say(self.client.replica, ["drop", self.client.request])
+        self.end()
+
+
+@dataclass(slots=True)
+class _Offer:
+    """A grant that was offered, until it is known what became of it."""
+
+    taken_at: float | None = None
+    is_refused: bool = False
+    fate: Fate = "unknown"
+    news: trio.Event = field(default_factory=trio.Event)
+
+    def change(self) -> None:
+        self.news.set()
+        self.news = trio.Event()
+
+
+@dataclass(slots=True)
+class _Mailbox:
+    """What a replica has said: its turns by their requests, and its last message's number."""
+
+    turns: dict[int, tuple[str, VisitorsTurn]] = field(default_factory=dict)
+    number: int = 0
+    is_buried: bool = False
+
+
+Pages = Callable[[list[Any]], Awaitable[list[Any]]]
+
+
+class Desk:
+    """One term's leader, as all replicas deal with it."""
+
+    def __init__(self, replica: Replica, term: int, bots: Bots) -> None:
+        self.term = term
+        self.era = replica.era
+        self.replica = replica
+        self._bots = bots
+        self._boxes: defaultdict[str, _Mailbox] = defaultdict(_Mailbox)
+        self._posts: dict[str, Post] = {}
+        self._new_posts: deque[Post] = deque()
+        self._offers: dict[str, _Offer] = {}
+        self._items: deque[tuple[str, Item]] = deque()
+        self._viewers: dict[tuple[str, int], Viewer] = {}  # by their replicas and numbers
+        self._strangers: list[tuple[str, Item]] = []  # requests for bots that are not here
+        self._more = trio.Event()
+        self._over = trio.Event()
+
+    async def run(self) -> None:
+        """Do what the replicas ask for, for ever. Raises EraOverError and TermOverError."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._bury_the_dead)
+            while True:
+                await self._more.wait()
+                self._more = trio.Event()
+                handled = 0
+                while self._items:
+                    self._handle(*self._items.popleft(), nursery)
+                    handled += 1
+                    if handled % PORTION == 0:
+                        await trio.lowlevel.checkpoint()
+                while self._new_posts:
+                    nursery.start_soon(self._new_posts.popleft().run)
+
+    def close(self) -> None:
+        """The term is over: nobody needs to be told anything, and no offer awaits an end."""
+        self._over.set()
+        for who in list(self._viewers):
+            self._leave(who)
+        for offer in self._offers.values():
+            offer.change()
+
+    @property
+    def is_over(self) -> bool:
+        return self._over.is_set()
+
+    # What is heard --------------------------------------------------------------------
+
+    def hear(self, event: dict[str, Any], now: float) -> None:
+        offer = self._offers.get(event.get("offer", ""))
+        match event["what"]:
+            case "taken" if offer is not None:
+                offer.taken_at = now
+            case "written":
+                if offer is None:
+                    self._end_late(event["offer"])
+                    return
+                offer.fate = "given"
+            case "given_back" if offer is not None:
+                offer.fate = "given_back"
+            case _:
+                return
+        assert offer is not None  # noqa: S101 - the cases above
+        offer.change()
+
+    def read(self, sender: str, number: int, items: Sequence[Item]) -> None:
+        box = self._boxes[sender]
+        if number <= box.number:
+            return
+        if number > box.number + 1:
+            self.say(sender, ["tell"])
+        box.number = number
+        self._items.extend((sender, item) for item in items)
+        self._more.set()
+
+    def say(self, replica: str, item: Item) -> None:
+        """Tell another replica something, if the term is not over."""
+        if self.is_over:
+            return
+        post = self._posts.get(replica)
+        if post is None:
+            head = Head(self.replica.name, self.term, "doorman")
+            post = self._posts[replica] = Post(self.replica.engine, self.era, replica, head)
+            self._new_posts.append(post)
+            self._more.set()
+        post.put(item)
+
+    def _handle(self, sender: str, item: Item, nursery: trio.Nursery) -> None:
+        box = self._boxes[sender]
+        match item:
+            case ["ask", request, *_]:
+                if request not in box.turns:
+                    self._admit(sender, box, item)
+            case ["leave", request]:
+                if request in box.turns:
+                    box.turns[request][1].end()
+            case ["refuse", name]:
+                if offer := self._offers.get(name):
+                    offer.is_refused = True
+                    offer.change()
+            case ["stand", asked, request]:
+                self.say(sender, ["answer", asked, self._put_off(box, request)])
+            case _:
+                self._handle_look(sender, item, nursery)
+
+    def _handle_look(self, sender: str, item: Item, nursery: trio.Nursery) -> None:
+        match item:
+            case ["page", asked, page]:
+                nursery.start_soon(self._page, sender, asked, page)
+            case ["look", asked, number, bot]:
+                nursery.start_soon(self._show, sender, asked, (sender, number), bot)
+            case ["away", number]:
+                self._leave((sender, number))
+
+    def _admit(
+        self,
+        sender: str,
+        box: _Mailbox,
+        item: Item,
+    ) -> None:
+        _, request, name, shard, confirm, age, peer, key = item
+        bot = self._bots.find(name)
+        if bot is None:
+            if len(self._strangers) < MOST_GUESTS:
+                self._strangers.append((sender, item))
+            return
+        keys = [digest(known) for known in (self._bots.api_key, bot.api_key) if known]
+        if keys and not any(compare_digest(known, key or "") for known in keys):
+            self.say(sender, ["drop", request])
+            return
+        queue = bot.queue
+
+        def done(turn: Turn) -> None:
+            box.turns.pop(request, None)
+            queue.done(turn)
+
+        visitor = Visitor(sender, request, peer)
+        turn = VisitorsTurn(shard, visitor, self, confirm=confirm, done=done)
+        turn.arrived_at -= age
+        box.turns[request] = name, turn
+        box.is_buried = False
+        queue.admit(turn)
+
+    def _put_off(self, box: _Mailbox, request: int) -> list[Any]:
+        """How a turn stands that ends now, as its client wants to ask again."""
+        name, turn = box.turns.get(request, (None, None))
+        bot = self._bots.find(name)
+        if bot is None:
+            return [1, None, "unknown_bot", None]
+        if turn is None:  # its replica was taken for dead a moment ago
+            return [1, None, "engine", None]
+        standing = standing_of(turn, bot.queue)
+        turn.is_put_off = True
+        turn.end()
+        return [standing.position, standing.expected_in, standing.reason, standing.reset_in]
+
+    async def _page(self, sender: str, asked: int, page: list[Any]) -> None:
+        if self._bots.pages is not None:
+            self.say(sender, ["answer", asked, await self._bots.pages(page)])
+
+    async def _show(self, sender: str, asked: int, who: tuple[str, int], bot: str | None) -> None:
+        """Show somebody who looks through another replica what there is to be seen."""
+        message = None
+        if who not in self._viewers and (watched := self._bots.watched(bot)) is not None:
+            with suppress(FullError):
+                self._viewers[who] = watched.enter()
+        if who in self._viewers:
+            message = await self._viewers[who].next()
+        if message is None:
+            self._leave(who)
+        self.say(sender, ["answer", asked, (message or b"").decode()])
+
+    def _leave(self, who: tuple[str, int]) -> None:
+        if viewer := self._viewers.pop(who, None):
+            viewer.leave()
+
+    async def _bury_the_dead(self) -> None:
+        """Let the clients of dead replicas leave; their seats are kept, as everybody's are."""
+        while True:
+            await trio.sleep(BEAT)
+            now = trio.current_time()
+            self._items.extend(self._strangers)  # their bot may be here by now
+            self._strangers.clear()
+            self._more.set()
+            for name, box in list(self._boxes.items()):
+                is_silent = self.replica.is_silent(name, now)
+                if is_silent and box.turns:
+                    log.warning("replica_silent", replica=name, requests=len(box.turns))
+                    await self._bury(box)
+                elif box.is_buried and not is_silent:
+                    box.is_buried = False
+                    self.say(name, ["tell"])
+
+    async def _bury(self, box: _Mailbox) -> None:
+        box.is_buried = True
+        for who in [who for who in self._viewers if self._boxes[who[0]] is box]:
+            self._leave(who)
+        for number, (_, turn) in enumerate(list(box.turns.values()), start=1):
+            if turn.client.request in box.turns:
+                turn.end()
+            if number % PORTION == 0:
+                await trio.lowlevel.checkpoint()
+
+    # Offers ---------------------------------------------------------------------------
+
+    async def offer(self, name: str, turn: Turn, item: Item) -> bool:
+        """Offer a grant to whoever holds its client; False if it was not taken, nor ever will be.
+
+        Where the term ends meanwhile, what is answered is of no interest any more.
+        """
+        assert isinstance(turn, VisitorsTurn)  # noqa: S101 - all turns are, here
+        turn.offer = name
+        offer = self._offers[name] = _Offer()
+        replica = turn.client.replica
+        entry = Head(self.replica.name, self.term, "doorman").message(0, [item])
+        was_made = await self._try("offer", offer=name, to=replica, entry=entry) is not None
+        with trio.move_on_after(OFFER):
+            while offer.taken_at is None and not offer.is_refused and not self.is_over:
+                await offer.news.wait()
+        if offer.taken_at is not None:
+            return True
+        is_taken = await self._withdraw(name)
+        if is_taken:
+            with trio.move_on_after(WINDOW):
+                while offer.taken_at is None and not self.is_over:
+                    await offer.news.wait()
+            offer.taken_at = offer.taken_at or trio.current_time()
+            return True
+        if was_made:
+            await self._try("settle", offers=[name])
+        del self._offers[name]
+        if not offer.is_refused and not self.is_over:
+            log.warning("offer_not_taken", replica=replica, shard=turn.shard)
+            await self._bury(self._boxes[replica])
+        return False
+
+    async def fate(self, name: str) -> Fate:
+        """What becomes of an offer that was taken."""
+        offer = self._offers[name]
+        assert offer.taken_at is not None  # noqa: S101 - the caller knows
+        with trio.CancelScope(deadline=offer.taken_at + WINDOW):
+            while offer.fate == "unknown" and not self.is_over:
+                await offer.news.wait()
+        del self._offers[name]
+        await self._try("settle", offers=[name])
+        return offer.fate
+
+    def _end_late(self, name: str) -> None:
+        """A grant was given of which that was not known in time: its turn is over."""
+        for box in self._boxes.values():
+            for _, turn in list(box.turns.values()):
+                if turn.offer == name:
+                    turn.end()
+                    return
+
+    async def _withdraw(self, name: str) -> bool:
+        while not self.is_over:
+            answer = await self._try("withdraw", offer=name)
+            if answer is not None:
+                return bool(answer["taken"])
+            await trio.sleep(AGAIN)
+        return False
+
+    async def _try(self, step: str, **given: Any) -> Any:
+        """Have a step executed; None if nobody knows whether it was."""
+        try:
+            return await self.replica.engine.step(step, self.era, term=self.term, **given)
+        except EngineError:
+            return None
+        except (EraOverError, TermOverError):
+            self.close()  # and whoever runs the term hears of it, too
+            return None
+
+
+def digest(key: str) -> str:
+    """What stands for an API key in a message."""
+    return hashlib.sha256(key.encode()).hexdigest()

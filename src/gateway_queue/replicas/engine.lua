@@ -1,0 +1,216 @@
+-- The steps in which the state that replicas share changes. Each is atomic, and changes nothing
+-- for a caller of another era. What a row, an event or a message says is up to Python.
+--
+-- The era ends where the state was lost, or where another process has it: after a restart, a
+-- promotion, FLUSHALL, an old dump.
+
+local base, step, era = KEYS[1], ARGV[1], ARGV[2]
+local given = cjson.decode(ARGV[3])
+
+local STATE = base .. ':state'        -- run, era, term, leader, events: how many there were
+local BEATS = base .. ':beats'        -- replica: how often its heart has beaten
+local OFFERS = base .. ':offers'      -- offers that were made or withdrawn: which of both
+local TAKEN = base .. ':taken'        -- offers that were taken, and are not settled yet: their row
+local NUMBERS = base .. ':numbers'    -- bot: the number of its latest grant
+local EVENTS = base .. ':events'      -- what all replicas hear
+local INBOX = base .. ':to:'          -- <replica>: what one of them hears
+local GRANTS = base .. ':grants:'     -- <bot>: the grants of a day, by when they were given
+
+-- A replica that is so far behind has been taken for dead long ago.
+local EVENTS_KEPT, MESSAGES_KEPT = 10000, 5000
+
+-- Nobody reads the inbox of a replica that has died.
+local INBOX_KEPT = 60000
+
+local DAY = 86400000
+
+local OPEN, WITHDRAWN = 'open', 'withdrawn'
+
+local call = redis.call
+
+local time = call('TIME')
+
+-- The process that executes this: a restart and a promotion make it another.
+local run = string.match(call('INFO', 'server'), 'run_id:(%x+)')
+
+local function last_event()
+  local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)[1]
+  return last and last[1] or '0-0'
+end
+
+local function tell(event)
+  local number = call('HINCRBY', STATE, 'events', 1)
+  call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'number', number, 'event', event)
+end
+
+local function say(to, entry)
+  call('XADD', INBOX .. to, 'MAXLEN', '~', MESSAGES_KEPT, '*', 'entry', entry)
+  call('PEXPIRE', INBOX .. to, INBOX_KEPT)
+end
+
+local steps = {}
+
+-- {replica} -> the era, who leads, and where the events are.
+function steps.join()
+  local state = call('HMGET', STATE, 'run', 'era', 'term')
+  era = state[2]
+  if state[1] ~= run or not era then
+    era = string.sub(run, 1, 8) .. '-' .. time[1] .. '-' .. time[2]
+    -- Not one of those before, even if they were forgotten.
+    local term = math.max((tonumber(state[3]) or 0) + 1, tonumber(time[1]))
+    call('HSET', STATE, 'run', run, 'era', era, 'term', term, 'leader', '')
+    call('DEL', BEATS, OFFERS, TAKEN)
+  end
+  call('HSET', BEATS, given.replica, 0)
+  local now = call('HMGET', STATE, 'term', 'leader', 'events', 'settings')
+  return {
+    era = era,
+    term = tonumber(now[1]),
+    leader = now[2],
+    events = tonumber(now[3]) or 0,
+    settings = now[4] or nil,
+    event = last_event(),
+  }
+end
+
+-- {replica} -> who leads, and the beats of all; `no` if this one was taken for dead.
+function steps.beat()
+  if call('HEXISTS', BEATS, given.replica) == 0 then
+    return { no = 'buried' }
+  end
+  call('HINCRBY', BEATS, given.replica, 1)
+  local state = call('HMGET', STATE, 'term', 'leader')
+  local beats, all = call('HGETALL', BEATS), {}
+  for at = 1, #beats, 2 do
+    all[beats[at]] = tonumber(beats[at + 1])
+  end
+  return { term = tonumber(state[1]), leader = state[2], beats = all }
+end
+
+-- {replica, term, settings} -> the term that begins, and the last event of those before; `no`
+-- if the term that is known is over.
+function steps.lead()
+  if tonumber(call('HGET', STATE, 'term')) ~= given.term then
+    return { no = 'term' }
+  end
+  local term, event = given.term + 1, last_event()
+  call('HSET', STATE, 'term', term, 'leader', given.replica, 'settings', given.settings)
+  call('DEL', OFFERS)
+  tell(cjson.encode({ what = 'led', term = term, leader = given.replica }))
+  return { term = term, event = event, time = time[1] * 1000 + math.floor(time[2] / 1000) }
+end
+
+-- {replica}: it is gone, and has left nothing behind.
+function steps.bury()
+  call('HDEL', BEATS, given.replica)
+  call('DEL', INBOX .. given.replica)
+  return {}
+end
+
+-- {to, entry}
+function steps.say()
+  say(given.to, given.entry)
+  return {}
+end
+
+-- {event}
+function steps.tell()
+  tell(given.event)
+  return {}
+end
+
+-- {bot, offer, event}: a grant was not given to its client, and never will be. Where it was not
+-- taken, it never can be.
+function steps.void()
+  local row = call('HGET', TAKEN, given.offer)
+  if row then
+    call('XDEL', GRANTS .. given.bot, row)
+    call('HDEL', TAKEN, given.offer)
+  end
+  if call('HGET', OFFERS, given.offer) == OPEN or row then
+    call('HSET', OFFERS, given.offer, WITHDRAWN)
+    tell(given.event)
+  end
+  return {}
+end
+
+-- {bot, number, offer, row, event}: take an offer, which is to grant it. `no` if it may not be.
+function steps.take()
+  if call('HGET', OFFERS, given.offer) ~= OPEN then
+    return { no = 'offer' }
+  end
+  call('HDEL', OFFERS, given.offer)
+  local grants = GRANTS .. given.bot
+  local row = call('XADD', grants, 'MINID', '~', time[1] * 1000 - DAY, '*', 'row', given.row)
+  call('HSET', TAKEN, given.offer, row)
+  call('HSET', NUMBERS, given.bot, given.number)
+  tell(given.event)
+  return {}
+end
+
+-- What only the leader may do: all of it is refused once its term is over.
+local leaders = {}
+
+-- {replica}
+function leaders.resign()
+  call('HSET', STATE, 'leader', '')
+  tell(cjson.encode({ what = 'resigned' }))
+  return {}
+end
+
+-- {offer, to, entry}
+function leaders.offer()
+  if call('HSETNX', OFFERS, given.offer, OPEN) == 1 then
+    say(given.to, given.entry)
+  end
+  return {}
+end
+
+-- {offer} -> whether it was taken. If not, it never will be, even if it is yet to be made.
+function leaders.withdraw()
+  if call('HEXISTS', TAKEN, given.offer) == 1 then
+    return { taken = true }
+  end
+  call('HSET', OFFERS, given.offer, WITHDRAWN)
+  return { taken = false }
+end
+
+-- {offers: [offer]}: nothing more will be asked about them.
+function leaders.settle()
+  for _, offer in ipairs(given.offers) do
+    call('HDEL', TAKEN, offer)
+    call('HDEL', OFFERS, offer)
+  end
+  return {}
+end
+
+-- {fields: {key: {field: value}}, gone: {key: [field]}, events: [event]}
+function leaders.note()
+  for key, fields in pairs(given.fields or {}) do
+    for field, value in pairs(fields) do
+      call('HSET', base .. ':' .. key, field, value)
+    end
+  end
+  for key, fields in pairs(given.gone or {}) do
+    for _, field in ipairs(fields) do
+      call('HDEL', base .. ':' .. key, field)
+    end
+  end
+  for _, event in ipairs(given.events or {}) do
+    tell(event)
+  end
+  return {}
+end
+
+local state = call('HMGET', STATE, 'run', 'era', 'term')
+if step ~= 'join' and (state[1] ~= run or state[2] ~= era) then
+  return cjson.encode({ no = 'era' })
+end
+local act = steps[step]
+if not act then
+  if tonumber(state[3]) ~= given.term then
+    return cjson.encode({ no = 'term' })
+  end
+  act = leaders[step]
+end
+return cjson.encode(act())

