@@ -4,7 +4,7 @@ COPY LICENSE README.md constraints.txt pyproject.toml ./
 COPY src src
 # Only the environment gets into the image, without pip.
 RUN python -m venv --without-pip /opt/gateway-queue \
-    && pip --python /opt/gateway-queue install --no-cache-dir --constraint constraints.txt ".[server]"
+    && pip --python /opt/gateway-queue install --no-cache-dir --constraint constraints.txt ".[server,redis]"
 
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="Gateway Queue" \
@@ -19,7 +19,7 @@ ENV PATH=/opt/gateway-queue/bin:$PATH XDG_STATE_HOME=/var/lib HOST=0.0.0.0 PORT=
 # own modules, and compiling them is most of the time of a start and of a health check; importing
 # them once as root stores it.
 RUN install --directory --owner=10001 --group=10001 /var/lib/gateway-queue \
-    && python -c "import gateway_queue.cli.main, gateway_queue.server, http.client"
+    && python -c "import gateway_queue.cli.main, gateway_queue.server, gateway_queue.replicas.replica, http.client"
 VOLUME /var/lib/gateway-queue
 EXPOSE 80
 # A number, because Kubernetes cannot tell whether a name is root.

@@ -7,8 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -24,12 +26,14 @@ DEPLOY = ROOT / "deploy"
 PAGE = ROOT / "docs" / "deploy.md"
 DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = ROOT / "compose.yaml"
+COMPOSE_REPLICAS = ROOT / "compose.replicas.yaml"
 KUBERNETES = DEPLOY / "kubernetes" / "gateway-queue.yaml"
 BASE = KUBERNETES.parent
+REPLICAS = BASE / "replicas" / "replicas.yaml"
 POLICY = BASE / "network-policy" / "network-policy.yaml"
 MONITOR = BASE / "service-monitor" / "service-monitor.yaml"
 SYSTEMD = DEPLOY / "systemd" / "gateway-queue.service"
-FILES = [DOCKERFILE, COMPOSE, KUBERNETES, SYSTEMD]
+FILES = [DOCKERFILE, COMPOSE, COMPOSE_REPLICAS, KUBERNETES, REPLICAS, SYSTEMD]
 
 OURS = {setting.name: setting.default for setting in describe()}
 CLIENTS = {"GATEWAY_QUEUE_URL"}
@@ -43,26 +47,32 @@ TIME_TO_START = JOURNAL_PATIENCE + 5
 JOURNALS = "/var/lib/gateway-queue"
 
 
-def resources() -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(KUBERNETES.read_text()))
+def resources(file: Path = KUBERNETES) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(file.read_text()))
 
 
-def resource(kind: str) -> Any:
-    (found,) = (resource for resource in resources() if resource["kind"] == kind)
+def resource(kind: str, file: Path = KUBERNETES) -> Any:
+    (found,) = (resource for resource in resources(file) if resource["kind"] == kind)
     return found
 
 
-def pod() -> Any:
-    return resource("Deployment")["spec"]["template"]["spec"]
+def pod(file: Path = KUBERNETES) -> Any:
+    return resource("Deployment", file)["spec"]["template"]["spec"]
 
 
-def container() -> Any:
-    (container,) = pod()["containers"]
+def container(file: Path = KUBERNETES) -> Any:
+    (container,) = pod(file)["containers"]
     return container
 
 
-def services() -> Any:
-    return yaml.safe_load(COMPOSE.read_text())["services"]
+# It takes what stands behind Compose's own tags.
+ComposeLoader: Any = type("ComposeLoader", (yaml.SafeLoader,), {})
+for tag in ("!override", "!reset"):
+    ComposeLoader.add_constructor(tag, lambda loader, node: loader.construct_sequence(node))
+
+
+def services(file: Path = COMPOSE) -> Any:
+    return yaml.load(file.read_text(), ComposeLoader)["services"]
 
 
 def seconds(pattern: str, file: Path) -> float:
@@ -105,6 +115,13 @@ def test_the_journal_is_on_a_volume_of_the_user_who_writes_it() -> None:
     assert {"name": "journal", "mountPath": JOURNALS} in container()["volumeMounts"]
 
 
+def test_the_image_has_what_each_setting_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+
+    assert f'".[{",".join(extras)}]"' in DOCKERFILE.read_text()
+
+
 # compose.yaml
 
 
@@ -132,14 +149,43 @@ def test_swarm_stops_one_server_before_it_starts_the_next() -> None:
     assert deploy["update_config"] == deploy["rollback_config"] == {"order": "stop-first"}
 
 
+def test_replicas_of_compose_share_a_valkey_that_forgets_nothing() -> None:
+    replicas = services(COMPOSE_REPLICAS)
+    queue, valkey = replicas["gateway-queue"], replicas["valkey"]
+    url = urlsplit(queue["environment"]["GATEWAY_QUEUE_REDIS"])
+    (ports,) = queue["ports"]
+    first, last = map(int, re.findall(r":(\d+)-(\d+):80$", ports)[0])
+
+    assert url.hostname in replicas
+    assert "--appendonly yes" in valkey["command"]
+    assert "--maxmemory-policy noeviction" in valkey["command"]
+    assert set(valkey["networks"]) < set(queue["networks"])
+    assert queue["deploy"]["replicas"] == last - first + 1 == 3
+
+
+def test_prometheus_reads_each_replica_of_compose() -> None:
+    one, each = (
+        yaml.safe_load((DEPLOY / "prometheus" / name).read_text())
+        for name in ("prometheus.yml", "replicas.yml")
+    )
+    (job,) = each["scrape_configs"]
+    (found,) = job.pop("dns_sd_configs")
+    (target,) = one["scrape_configs"][0].pop("static_configs")[0]["targets"]
+
+    assert f"{found['names'][0]}:{found['port']}" == target
+    assert each == one
+
+
 def has_compose() -> bool:
     version = [shutil.which("docker") or "false", "compose", "version"]
     return not subprocess.run(version, capture_output=True, check=False).returncode
 
 
 @pytest.mark.skipif(not has_compose(), reason="docker compose is not installed")
-def test_docker_understands_compose() -> None:
-    config = ["docker", "compose", "--file", str(COMPOSE), "config", "--quiet"]
+@pytest.mark.parametrize("files", [[COMPOSE], [COMPOSE, COMPOSE_REPLICAS]], ids=len)
+def test_docker_understands_compose(files: list[Path]) -> None:
+    given = [part for file in files for part in ("--file", str(file))]
+    config = ["docker", "compose", *given, "config", "--quiet"]
     verdict = subprocess.run(config, capture_output=True, text=True, check=False)
 
     assert (verdict.returncode, verdict.stderr) == (0, "")
@@ -186,14 +232,55 @@ def pod_labels() -> Any:
 def test_kubernetes_knows_all_its_fields(version: str) -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
-    for one in [*resources(), yaml.safe_load(POLICY.read_text())]:
+    for one in [*resources(), *resources(REPLICAS), yaml.safe_load(POLICY.read_text())]:
         kubernetes_validate.validate(one, version, strict=True)
 
 
-def test_kustomize_takes_the_image_of_this_version() -> None:
-    (image,) = yaml.safe_load((BASE / "kustomization.yaml").read_text())["images"]
+def test_replicas_differ_from_one_server_only_where_they_must() -> None:
+    one, each = container(), container(REPLICAS)
+    added = {"GATEWAY_QUEUE_REPLICA"}
 
-    assert container()["image"] == f"{image['name']}:{__version__}"
+    assert pod().keys() | {"topologySpreadConstraints"} == pod(REPLICAS).keys()
+    assert pod()["securityContext"] == pod(REPLICAS)["securityContext"]
+    assert one.keys() | {"lifecycle"} == each.keys()
+    for same in one.keys() - {"env", "volumeMounts"}:
+        assert one[same] == each[same]
+    assert [variable for variable in each["env"] if variable["name"] not in added] == one["env"]
+    assert [volume["name"] for volume in pod(REPLICAS)["volumes"]] == ["secrets"]
+
+
+def test_there_are_always_as_many_replicas_as_there_are_to_be() -> None:
+    deployment = resource("Deployment", REPLICAS)["spec"]
+    budget = resource("PodDisruptionBudget", REPLICAS)["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+
+    assert deployment["replicas"] > 1
+    assert deployment["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+    }
+    assert budget["maxUnavailable"] == 1
+    assert budget["selector"] == deployment["selector"] == {"matchLabels": labels}
+    for spread in pod(REPLICAS)["topologySpreadConstraints"]:
+        assert spread["labelSelector"] == {"matchLabels": labels}
+    assert resource("Service", REPLICAS)["spec"]["selector"] == labels
+
+
+def test_no_replica_gets_clients_that_it_would_refuse() -> None:
+    """It ends once nobody is led there any more, and one that cannot grant is passed by."""
+    pause = container(REPLICAS)["lifecycle"]["preStop"]["sleep"]["seconds"]
+
+    assert pod(REPLICAS)["terminationGracePeriodSeconds"] > pause + TIME_TO_END
+    assert "publishNotReadyAddresses" not in resource("Service", REPLICAS)["spec"]
+
+
+@pytest.mark.parametrize("folder", [BASE, REPLICAS.parent], ids=["one", "replicas"])
+def test_kustomize_takes_the_image_of_this_version(folder: Path) -> None:
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    (image,) = kustomization["images"]
+    (file,) = kustomization["resources"]
+
+    assert container(folder / file)["image"] == f"{image['name']}:{__version__}"
     assert image["newTag"] == __version__
 
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from engines import INSTALLED, servers
 from fake_discord import fake_discord
 from harness import Program, free_port, running, running_server
 from patience import PATIENCE
@@ -49,6 +50,7 @@ LONG = 60.0  # seconds of an interval whose end no test waits for
         "check rules --lint=all --lint-fatal alerts.yml",
         "test rules alerts_test.yml",
         "check config prometheus.yml",
+        "check config replicas.yml",
     ],
 )
 async def test_promtool_has_nothing_to_say_against(check: str) -> None:
@@ -203,19 +205,24 @@ def queries_of_variables() -> Iterator[str]:
 
 
 @with_prometheus
+@pytest.mark.skipif(not INSTALLED, reason="neither Redis nor Valkey is installed")
 async def test_no_panel_stays_empty_and_no_alert_is_up_while_all_is_well(tmp_path: Path) -> None:
     wanted = [*queries_of_variables(), *queries_of_panels()]
     dashboard = json.loads(DASHBOARD.read_text())
-    async with (
-        fake_discord(max_concurrency=2, total=10_000, remaining=10_000) as discord,
-        running_server(
-            DISCORD_TOKEN=discord.token,
-            GATEWAY_QUEUE_DISCORD_API=discord.api,
-            GATEWAY_QUEUE_INTERVAL=0.1,
-        ) as server,
-        prometheus(tmp_path, address(server.url)) as observer,
-        shards(server.url) as bot,
-    ):
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        engine = stack.enter_context(servers(tmp_path))(INSTALLED[0])
+        await engine.start()
+        discord = await enter(fake_discord(max_concurrency=2, total=10_000, remaining=10_000))
+        given = {
+            "DISCORD_TOKEN": discord.token,
+            "GATEWAY_QUEUE_DISCORD_API": discord.api,
+            "GATEWAY_QUEUE_INTERVAL": 0.1,
+        }
+        server = await enter(running_server(**given))
+        replica = await enter(running_server(**given, GATEWAY_QUEUE_REDIS=engine.url))
+        observer = await enter(prometheus(tmp_path, address(server.url), address(replica.url)))
+        bot = await enter(shards(server.url))
         bot.ask(*range(400))
 
         async def all_have_data() -> bool:
