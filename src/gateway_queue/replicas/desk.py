@@ -125,7 +125,7 @@ class _Mailbox:
 
     turns: dict[int, tuple[str, VisitorsTurn]] = field(default_factory=dict)
     number: int = 0
-    is_buried: bool = False
+    is_buried: bool = False  # its clients had to leave, and it was not told to name them again
 
 
 Pages = Callable[[list[Any]], Awaitable[list[Any]]]
@@ -271,7 +271,6 @@ class Desk:
         turn = VisitorsTurn(shard, visitor, self, confirm=confirm, done=done)
         turn.arrived_at -= age
         box.turns[request] = name, turn
-        box.is_buried = False
         queue.admit(turn)
 
     def _put_off(self, box: _Mailbox, request: int) -> list[Any]:

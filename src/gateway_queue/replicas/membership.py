@@ -298,6 +298,8 @@ class Replica:
             if not self._led_before and self.leader == "":
                 await trio.sleep(YIELD)
             self._vacant = trio.Event()
+            if not self._is_vacant():  # somebody leads by now
+                continue
             self._has_heard_own_term = trio.Event()
             self.desk = office.open(self.term + 1)  # before anybody can know, and ask
             try:
@@ -314,11 +316,14 @@ class Replica:
                 self.desk = None
 
     def _consider_leading(self) -> None:
-        is_vacant = self.leader in {"", self.name} or (
-            bool(self.lives) and self.is_silent(self.leader, trio.current_time())
-        )
-        if is_vacant and not self.ending and self.desk is None:
+        if self._is_vacant() and not self.ending and self.desk is None:
             self._vacant.set()
+
+    def _is_vacant(self) -> bool:
+        """Whether nobody leads, so that this one should."""
+        if self.leader in {"", self.name}:
+            return True
+        return bool(self.lives) and self.is_silent(self.leader, trio.current_time())
 
 
 def difference(ours: str, theirs: str) -> str:
