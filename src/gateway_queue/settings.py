@@ -16,6 +16,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast
 from urllib.parse import urlsplit
@@ -401,6 +402,11 @@ def load(**flags: str) -> Settings:
         raise SettingsError(
             f"GATEWAY_QUEUE_RESERVE={settings.reserve} leaves nothing{of} that could ever be"
             " granted; allowed: less than that"
+        )
+    if settings.redis is not None and find_spec("coredis") is None:
+        raise SettingsError(
+            "GATEWAY_QUEUE_REDIS needs what is not installed here:"
+            " pip install 'gateway-queue[server,redis]'"
         )
     _check_key(settings)
     return settings

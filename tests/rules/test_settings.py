@@ -2,6 +2,7 @@
 
 import base64
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -476,6 +477,12 @@ class TestRedis:
             redis = load(GATEWAY_QUEUE_REDIS=value).redis
             assert redis is not None
             assert redis.get_secret_value() == url
+
+    def test_it_says_what_to_install_for_that(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "coredis", None)
+        with pytest.raises(SettingsError, match=r"'gateway-queue\[server,redis\]'"):
+            load(GATEWAY_QUEUE_REDIS=REDIS)
+        assert load().redis is None
 
     def test_a_replica_has_another_name_at_each_start(self) -> None:
         settings = load(GATEWAY_QUEUE_REPLICA="queue-1")
