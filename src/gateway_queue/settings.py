@@ -19,7 +19,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import platformdirs
@@ -133,7 +133,23 @@ def _redis(text: object) -> SecretStr:
         raise ValueError("it does not say where the server is")
     if re.search(r"\s", url):
         raise ValueError("white space")
+    if parts.scheme != "unix" and not re.fullmatch("/?|/[0-9]{1,5}", parts.path):
+        raise ValueError("its path is not the number of a database")
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        _redis_option(name, value)
     return SecretStr(url)
+
+
+def _redis_option(name: str, value: str) -> None:
+    match name:
+        case "db" if re.fullmatch("[0-9]{1,5}", value):
+            pass
+        case "ssl_ca_certs" | "ssl_certfile":
+            _certificate(value)
+        case "ssl_keyfile":
+            _file(value)
+        case _:
+            raise ValueError("an option that is not db=NUMBER or a file of TLS")
 
 
 def _path(text: str) -> Path:

@@ -456,6 +456,12 @@ class TestSecret:
             ("redis://open sesame@localhost", "white space"),
             ("redis://localhost redis://other", "white space"),
             ("'redis://localhost", "quote"),
+            ("redis://localhost/queue", "number of a database"),
+            ("redis://localhost?db=queue", "an option"),
+            ("redis://localhost?stream_timeout=open-sesame", "an option"),
+            ("rediss://localhost?ssl_ca_certs=/no/such/file", "No such file"),
+            ("rediss://localhost?ssl_ca_certs=/etc/passwd", "no certificate"),
+            ("rediss://localhost?ssl_keyfile=/no/such/file", "No such file"),
         ],
     )
     def test_a_wrong_url_of_redis_is_refused_without_showing_it(self, url: str, why: str) -> None:

@@ -179,7 +179,7 @@ def _decoded(entry: Any, field: str) -> Any:
 
 def _client(url: str, timeout: float) -> Redis[str]:
     # Coredis would take a certificate of any host.
-    if url.startswith("rediss://") and "ssl_check_hostname=" not in url:
+    if url.startswith("rediss://"):
         url += f"{'&' if '?' in url else '?'}ssl_check_hostname=true"
     return Redis.from_url(
         url,
