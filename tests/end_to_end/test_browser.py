@@ -455,7 +455,7 @@ async def test_a_launch_is_planned(scheme: str) -> None:
         expect(answer).to_contain_text("295 wait before them.")
         is_accessible(page)
         dialog.get_by_label("Shards to start").fill("2600")
-        expect(answer).to_contain_text("The session starts do not suffice")
+        expect(answer).to_contain_text("There are not enough session starts")
         dialog.get_by_label("Shards to start").fill("")
         expect(answer).to_contain_text("How many shards")
         dialog.get_by_role("button", name="Close").click()
