@@ -305,6 +305,14 @@ async def test_other_settings_are_refused_and_named(engine: Server) -> None:
     assert "GATEWAY_QUEUE_INTERVAL is 0.6 here and 0.5 there" in words
 
 
+async def test_a_weak_engine_is_warned_of(tmp_path: Path) -> None:
+    with servers(tmp_path) as make:
+        engine = make(INSTALLED[-1], "--maxmemory-policy", "allkeys-lru")
+        async with replicas(engine, 1) as house:
+            line = await house.leader.logged("engine_weak")
+    assert "maxmemory-policy, which is allkeys-lru, to noeviction" in line["hint"]
+
+
 async def test_metrics_tell_of_the_replicas(engine: Server) -> None:
     async with replicas(engine, 2) as house:
         (other,) = house.others

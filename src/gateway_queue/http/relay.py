@@ -7,6 +7,7 @@ alone, and the files of the dashboard, are answered here.
 import base64
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import trio
 
 from gateway_queue.http.answers import Answer
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from gateway_queue.bots import Bots
     from gateway_queue.http.app import App
+
+log = structlog.get_logger()
 
 RELAYED = ("/confirm", "/gateway/bot", "/operator", "/plan", "/status")
 
@@ -93,7 +96,11 @@ async def page_for(app: "App", page: list[Any]) -> list[Any]:
         "state": {"connection": _Elsewhere(peer)},
         "extensions": {},
     }
-    await app(scope, receive, send)  # type: ignore[arg-type]
+    try:
+        await app(scope, receive, send)  # type: ignore[arg-type]
+    except Exception as error:  # it is to cost nobody but its client anything
+        log.error("page_failed", exc_info=error)
+        parts.clear()
     return [[status], answered, base64.b64encode(b"".join(parts)).decode()]
 
 

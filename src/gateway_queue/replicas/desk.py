@@ -322,6 +322,10 @@ class Desk:
                 elif box.is_buried and not is_silent:
                     box.is_buried = False
                     self.say(name, ["tell"])
+            for name in self.replica.forgotten():
+                self._boxes.pop(name, None)
+                self._posts.pop(name, None)
+                await self._try("bury", replica=name)
 
     async def _bury(self, box: _Mailbox) -> None:
         box.is_buried = True

@@ -139,6 +139,26 @@ class Engine:
             str(said[-1].identifier) if said else entry,
         )
 
+    async def weaknesses(self) -> list[str]:
+        """How the engine may lose what it acknowledged, and what to set against that."""
+        with _explained("info"):
+            memory = await self._client.info("memory")
+            replication = await self._client.info("replication")
+        found = []
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        if policy != "noeviction":
+            found.append(
+                f"Redis may drop keys of the queue: set maxmemory-policy, which is {policy},"
+                " to noeviction"
+            )
+        # This field is there only where both settings are.
+        if replication.get("connected_slaves") and "min_slaves_good_slaves" not in replication:
+            found.append(
+                "a failover may lose grants, and two shards may then identify at once: set"
+                " min-replicas-to-write 1 and min-replicas-max-lag 2"
+            )
+        return found
+
     async def fields(self, key: str) -> dict[str, str]:
         """All fields of a hash of ours."""
         with _explained(key):

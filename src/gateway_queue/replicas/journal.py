@@ -6,6 +6,7 @@ happened, and in one go.
 
 import json
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -173,7 +174,7 @@ class SharedJournal:
         self._forgiven = {int(shard): n for shard, n in records.of("forgiven", bot).items()}
         now = trio.current_time()
         # Number, when it was granted, shard, whether it was to be confirmed.
-        self._rows: list[tuple[int, float, int | None, bool]] = []
+        self._rows: deque[tuple[int, float, int | None, bool]] = deque()
         for at, (number, shard, _, confirm) in records.grants.get(bot, ()):
             age = max(0.0, (journals.led.time - at) / 1000)
             self._rows.append((number, now - age, shard, confirm))
@@ -260,7 +261,10 @@ class SharedJournal:
         item = ["offer", name, request, about, turn.confirm, turn.shard, seconds]
         is_taken = await self._desk.offer(name, turn, item)
         if is_taken:
-            self._rows.append((number, trio.current_time(), turn.shard, turn.confirm))
+            now = trio.current_time()
+            self._rows.append((number, now, turn.shard, turn.confirm))
+            while self._rows[0][1] < now - DAY:
+                self._rows.popleft()
         return is_taken
 
     async def fate(self, number: int) -> Fate:

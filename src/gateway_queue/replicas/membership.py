@@ -6,6 +6,7 @@ to know that in time: every step of a leader names its term, and is refused once
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +34,9 @@ BEAT = 0.25
 # of one's own were answered meanwhile: so an engine that stands still kills nobody.
 DEAD = 1.0
 BEATS_MEANWHILE = 3
+
+# After so many seconds nothing is kept of a dead replica. If it lives, it joins again.
+FORGET = 60.0
 
 # Whoever led before the state was lost leads again, if it can: it remembers the seats.
 YIELD = 0.3
@@ -101,6 +105,7 @@ class Replica:
         self.changed = trio.Event()  # the era, the term or the leader is another
         self._about = about
         self._events = 0
+        self._warned_of: set[str] = set()
         self._led_before = False
         self._leading = trio.CancelScope()
         self._has_heard_own_term = trio.Event()
@@ -136,6 +141,15 @@ class Replica:
                 why = "era_over" if over.subgroup(EraOverError) else "taken_for_dead"
                 log.warning("replica_joins_again", why=why)
 
+    def forgotten(self) -> list[str]:
+        """The replicas that have been dead for so long that nothing of them is needed."""
+        now = trio.current_time()
+        return [
+            name
+            for name, life in self.lives.items()
+            if self.is_silent(name, now) and now > life.since + FORGET
+        ]
+
     def others(self) -> list[str]:
         """The other replicas that live."""
         now = trio.current_time()
@@ -170,6 +184,7 @@ class Replica:
             pause = min(2 * pause, LONGEST_PAUSE)
         self._note_fault(None)
         await self._check_settings(joined)
+        await self._warn_of_weaknesses()
         if joined.era != self.era:
             self.term, self.leader = 0, ""
             self.eras += 1
@@ -180,6 +195,13 @@ class Replica:
         self._see(joined.term, joined.leader)
         self._tell_changed()
         return joined
+
+    async def _warn_of_weaknesses(self) -> None:
+        with suppress(EngineError):
+            for weakness in await self.engine.weaknesses():
+                if weakness not in self._warned_of:
+                    self._warned_of.add(weakness)
+                    log.warning("engine_weak", hint=weakness)
 
     async def _check_settings(self, joined: Joined) -> None:
         """Raise DifferentSettingsError if a leader lives that has others."""
