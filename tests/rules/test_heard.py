@@ -98,3 +98,13 @@ def test_news_that_were_missed_make_everything_unknown() -> None:
 
     assert heard.opens_at(BOT, 0, 1, UNKNOWN) == pytest.approx(60 + WINDOW + UNKNOWN)
     assert heard.opens_at(BOT, 0, 1, UNKNOWN) < math.inf
+
+
+def test_a_report_about_an_earlier_grant_can_only_postpone() -> None:
+    heard = Heard(0.0)
+    heard.taken(BOT, 0, 1, 1, 5.5, now=50.0)
+    heard.taken(BOT, 0, 1, 2, 5.5, now=60.0)
+    heard.moved(BOT, 0, 1, 1, 1.0, now=61.0)
+    assert heard.opens_at(BOT, 0, 1, 11.0) == pytest.approx(60.0 + WINDOW + 5.5)
+    heard.moved(BOT, 0, 1, 1, 5.3, now=63.0)
+    assert heard.opens_at(BOT, 0, 1, 11.0) == pytest.approx(63.0 + 5.3)

@@ -74,10 +74,15 @@ class Heard:
     def moved(
         self, bot: str, bucket: int, count: int, number: int, seconds: float, now: float
     ) -> None:
-        """Its client confirmed this grant, and the bucket opens in so many seconds."""
+        """Its client confirmed this grant, and the bucket opens in so many seconds.
+
+        If it is not the latest of its bucket, that can only postpone the opening.
+        """
         known = self._of(bot, count).buckets.get(bucket)
-        if known is not None and known.number == number:
-            known.opens_at = late(now + seconds)
+        if known is not None:
+            is_latest = known.number == number
+            opens_at = late(now + seconds)
+            known.opens_at = opens_at if is_latest else max(known.opens_at, opens_at)
 
     def opens_at(self, bot: str, bucket: int, count: int, unknown: float) -> float:
         """When one of so many buckets may grant. ``unknown``: how long after an unknown past."""
