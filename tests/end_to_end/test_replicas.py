@@ -13,12 +13,15 @@ import httpx
 import pytest
 import trio
 from background import background
+from coredis import Redis
 from engines import INSTALLED, Server, servers
 from fake_discord import fake_discord
 from harness import Program, run_server, running_server
 from instants import EXACT, dial, logged_at
 from patience import PATIENCE
 from raw import Answer, Client, answer_of, connect
+
+from gateway_queue.replicas.engine import Engine, EngineError
 
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="neither Redis nor Valkey is installed")
 
@@ -342,3 +345,39 @@ async def test_a_replica_that_comes_and_goes_is_no_loss(engine: Server) -> None:
             await granted(house.leader, 2)
             nursery.cancel_scope.cancel()
     assert house.leader.logged_so_far("identify_granted", shard=2)
+
+
+async def test_a_leader_ends_while_the_engine_does_not_answer(engine: Server) -> None:
+    async with replicas(engine, 1) as house, AsyncExitStack() as stack:
+        for shard in range(5):
+            await stack.enter_async_context(asking(house.leader, house.leader, shard))
+        engine.signal(signal.SIGSTOP)
+        await house.leader.logged("engine_away")
+        house.leader.process.send_signal(signal.SIGTERM)
+        house.leader.process.send_signal(signal.SIGINT)
+        assert await house.leader.ended() == 0
+        engine.signal(signal.SIGCONT)
+
+
+async def break_news(client: Redis[str]) -> None:
+    """Break the connection that waits for news, once there is one."""
+    while True:
+        for found in await client.client_list():
+            if found["cmd"].startswith("xread"):
+                await client.client_kill(identifier=int(found["id"]))
+                return
+        await trio.sleep(0.005)
+
+
+async def test_news_are_heard_however_often_the_connection_breaks(engine: Server) -> None:
+    await engine.start()
+    async with (
+        Engine.at(engine.url, "gq") as asked,
+        Redis.from_url(engine.url, decode_responses=True) as client,
+    ):
+        with trio.fail_after(PATIENCE):
+            for _ in range(70):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(break_news, client)
+                    with pytest.raises(EngineError):
+                        await asked.news("one", "0-0", "0-0")

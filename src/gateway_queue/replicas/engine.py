@@ -25,6 +25,10 @@ TIMEOUT = 1.0
 # shows whether the connection still stands.
 NEWS_WAIT = 5.0
 
+# How often the connection that waits for news may break. Coredis counts each as still in use,
+# and after as many as its pool may have, 64 by default, it would wait for a free one for ever.
+LOSSES = 100_000
+
 
 class EngineError(Exception):
     """The engine cannot be asked, or refused to answer. What was asked for may happen yet."""
@@ -98,7 +102,8 @@ class Engine:
     @asynccontextmanager
     async def at(cls, url: str, base: str, script: str = SCRIPT) -> AsyncIterator[Self]:
         """The engine at this URL, for as long as the context lasts; it may be away meanwhile."""
-        async with _client(url, TIMEOUT) as client, _client(url, TIMEOUT + NEWS_WAIT) as reader:
+        waits = {"max_connections": LOSSES, "stream_timeout": TIMEOUT + NEWS_WAIT}
+        async with _client(url) as client, _client(url, **waits) as reader:
             yield cls(client, reader, base, script)
 
     async def join(self, replica: str) -> Joined:
@@ -197,15 +202,10 @@ def _decoded(entry: Any, field: str) -> Any:
     return json.loads(entry.field_values[field])
 
 
-def _client(url: str, timeout: float) -> Redis[str]:
+def _client(url: str, **given: Any) -> Redis[str]:
     # Coredis would take a certificate of any host.
     if url.startswith("rediss://"):
         url += f"{'&' if '?' in url else '?'}ssl_check_hostname=true"
-    return Redis.from_url(
-        url,
-        decode_responses=True,
-        stream_timeout=timeout,
-        connect_timeout=TIMEOUT,
-        # The default would execute a step again that was executed, but not answered in time.
-        retry_policy=NoRetryPolicy(),
-    )
+    settings: dict[str, Any] = {"stream_timeout": TIMEOUT, "connect_timeout": TIMEOUT, **given}
+    # The default would execute a step again that was executed, but not answered in time.
+    return Redis.from_url(url, decode_responses=True, retry_policy=NoRetryPolicy(), **settings)

@@ -58,6 +58,9 @@ class _Office:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(journals.run)
                 nursery.start_soon(self._serve, journals)
-                await desk.run()
+                try:
+                    await desk.run()
+                finally:
+                    desk.close()  # before the buckets end: they await what becomes of their offers
         finally:
             desk.close()
