@@ -60,3 +60,4 @@ class SharedBucket(Bucket):
             turn.waiting.cancel()
             self._report(Granted(turn.shard, self.index, now - since, now - could_at))
             self._warn_of_second_client(turn)
+            turn.end()  # nobody else does: its client's own task is at another replica
