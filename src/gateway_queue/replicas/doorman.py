@@ -276,6 +276,9 @@ class Doorman:
         turn = self._present(offer)
         if turn is None:
             if self._post is not None:
+                if offer.request not in self._held:
+                    # Whoever leads believes it is: it was told of it while it was being granted.
+                    self._post.put(["leave", offer.request])
                 self._post.put(["refuse", offer.name])
             return
         until, turn.waiting.deadline = turn.waiting.deadline, math.inf
