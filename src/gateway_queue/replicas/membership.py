@@ -185,10 +185,11 @@ class Replica:
         self._note_fault(None)
         await self._check_settings(joined)
         await self._warn_of_weaknesses()
+        if joined.era != self.era or joined.events != self._events:
+            self.heard.forget(trio.current_time())
         if joined.era != self.era:
             self.term, self.leader = 0, ""
             self.eras += 1
-            self.heard.forget(trio.current_time())
             log.info("replica_joined", replica=self.name, era=joined.era, leader=joined.leader)
         self.era, self._events = joined.era, joined.events
         self.lives.clear()
