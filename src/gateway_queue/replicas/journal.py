@@ -179,6 +179,7 @@ class SharedJournal:
             age = max(0.0, (journals.led.time - at) / 1000)
             self._rows.append((number, now - age, shard, confirm))
         self._number = int(records.numbers.get(bot, 0))
+        self._limits: dict[str, Any] | None = records.of("limits", bot).get("")
 
     # The journal ----------------------------------------------------------------------
 
@@ -240,8 +241,7 @@ class SharedJournal:
     @property
     def max_concurrency(self) -> int | None:
         """What Discord said last, if that is known."""
-        limits = self._limits()
-        return limits["max_concurrency"] if limits else None
+        return self._limits["max_concurrency"] if self._limits else None
 
     @property
     def first_seat(self) -> int:
@@ -280,7 +280,9 @@ class SharedJournal:
     def restore(self, queue: Queue) -> None:
         self._queue = None
         now, now_by_engine = trio.current_time(), self._journals.time()
-        if limits := self._limits():
+        # Of an earlier era, grants may be lost that were to be subtracted.
+        limits = self._limits
+        if limits and limits["era"] == self._desk.era:
             names = ("total", "remaining", "reset_after", "max_concurrency")
             limit = SessionStartLimit(**{name: limits[name] for name in names})
             age = max(0.0, now_by_engine - limits["sent_at"])
@@ -319,8 +321,9 @@ class SharedJournal:
     def keep_limit(self, limit: SessionStartLimit, gateway: Gateway) -> None:
         """Keep what Discord has said."""
         if self._queue is not None:
-            said = {**asdict(limit), **asdict(gateway), "sent_at": self._journals.time()}
-            self._journals.note("limits", f"{self._bot} ", said)
+            about = {"sent_at": self._journals.time(), "era": self._desk.era}
+            self._limits = {**asdict(limit), **asdict(gateway), **about}
+            self._journals.note("limits", f"{self._bot} ", self._limits)
 
     def moved(self, bucket: int, buckets: int, number: int, seconds: float) -> None:
         """Tell all replicas when a bucket opens, as a grant was confirmed."""
@@ -340,9 +343,6 @@ class SharedJournal:
             else:
                 self._noted.discard(shard)
             self._journals.note("seats", f"{self._bot} {shard}", seats)
-
-    def _limits(self) -> dict[str, Any] | None:
-        return self._records.of("limits", self._bot).get("")
 
     def _name(self, number: int) -> str:
         return f"{self._desk.term} {self._bot} {number}"
