@@ -31,7 +31,7 @@ log = structlog.get_logger()
 # How long a replica has to take an offer, in seconds, before the next client is considered.
 OFFER = 0.75
 
-# More requests for bots that are not here are not kept: anybody can ask for them.
+# More requests for bots that are not here are dropped: anybody can ask for them.
 MOST_GUESTS = 1_000
 
 
@@ -145,7 +145,8 @@ class Desk:
         self._offers: dict[str, _Offer] = {}
         self._items: deque[tuple[str, Item]] = deque()
         self._viewers: dict[tuple[str, int], Viewer] = {}  # by their replicas and numbers
-        self._strangers: list[tuple[str, Item]] = []  # requests for bots that are not here
+        # By their replicas and numbers: requests for bots that are not here.
+        self._strangers: dict[tuple[str, int], Item] = {}
         self._more = trio.Event()
         self._over = trio.Event()
 
@@ -225,6 +226,7 @@ class Desk:
                 if request not in box.turns:
                     self._admit(sender, box, item)
             case ["leave", request]:
+                self._strangers.pop((sender, request), None)
                 if request in box.turns:
                     box.turns[request][1].end()
             case ["refuse", name]:
@@ -254,9 +256,12 @@ class Desk:
         _, request, name, shard, confirm, age, peer, key = item
         bot = self._bots.find(name)
         if bot is None:
-            if len(self._strangers) < MOST_GUESTS:
-                self._strangers.append((sender, item))
+            if len(self._strangers) < MOST_GUESTS or (sender, request) in self._strangers:
+                self._strangers[sender, request] = item
+            else:
+                self.say(sender, ["drop", request])
             return
+        self._strangers.pop((sender, request), None)
         keys = [digest(known) for known in (self._bots.api_key, bot.api_key) if known]
         if keys and not any(compare_digest(known, key or "") for known in keys):
             self.say(sender, ["drop", request])
@@ -311,11 +316,16 @@ class Desk:
         while True:
             await trio.sleep(BEAT)
             now = trio.current_time()
-            self._items.extend(self._strangers)  # their bot may be here by now
-            self._strangers.clear()
+            for (name, _), item in self._strangers.items():
+                if self._bots.find(item[2]) is not None:
+                    self._items.append((name, item))
             self._more.set()
             for name, box in list(self._boxes.items()):
                 is_silent = self.replica.is_silent(name, now)
+                if is_silent:
+                    for who in [who for who in self._strangers if who[0] == name]:
+                        del self._strangers[who]
+                        box.is_buried = True
                 if is_silent and box.turns:
                     log.warning("replica_silent", replica=name, requests=len(box.turns))
                     await self._bury(box)
