@@ -88,6 +88,8 @@ class Bots:
             return reason
         if self.is_led_elsewhere:
             return None
+        if self.doorman is not None and not (self.several or self.by_name):
+            return "this replica begins to lead, and has not read what Redis holds"
         default = self.find(None)
         asked = self.by_name.values() if default is None else [default]
         reasons = [bot.why_not_ready() for bot in asked]

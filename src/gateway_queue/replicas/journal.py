@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import structlog
 import trio
 
 from gateway_queue.queue.events import Event
@@ -24,6 +25,8 @@ from gateway_queue.queue.turn import Turn
 from gateway_queue.replicas.desk import Desk
 from gateway_queue.replicas.engine import EngineError, Led
 from gateway_queue.replicas.post import AGAIN
+
+log = structlog.get_logger()
 
 # How long a new leader lets the replicas tell whom they hold before it grants anything.
 TELL = 0.3
@@ -73,13 +76,17 @@ class Journals:
     async def open(cls, desk: Desk, led: Led) -> "Journals":
         """Read what earlier leaders left. Raises EraOverError."""
         engine = desk.replica.engine
+        was_told = False
         while True:
             try:
                 numbers = await engine.fields("numbers")
                 fields = {kind: await engine.fields(kind) for kind in KINDS}
                 since = led.time - int(DAY * 1000)
                 grants = {bot: await engine.grants(bot, since) for bot in numbers}
-            except EngineError:
+            except EngineError as error:
+                if not was_told:
+                    log.error("engine_away", error=str(error), meanwhile="nobody is granted")
+                was_told = True
                 await trio.sleep(AGAIN)
             else:
                 return cls(desk, led, Records(numbers, grants, _by_bot(fields)))
