@@ -74,6 +74,7 @@ class Doorman:
         self._held: dict[int, tuple[Turn, Callable[[], list[Any]]]] = {}
         self._ids: dict[Turn, int] = {}
         self._post: Post | None = None  # None: nobody leads
+        self._taking: set[int] = set()  # requests for which an offer is being taken
         self._asked: dict[int, _Answered] = {}  # by its number, what the leader was asked
         self._given: dict[Turn, trio.Event] = {}  # what its client's own task hands over
         self._offers, self._offered = trio.open_memory_channel[Offer](math.inf)
@@ -281,9 +282,11 @@ class Doorman:
                     self._post.put(["leave", offer.request])
                 self._post.put(["refuse", offer.name])
             return
+        self._taking.add(offer.request)
         until, turn.waiting.deadline = turn.waiting.deadline, math.inf
         taken_at = trio.current_time()
         is_taken = await self._take(offer)
+        self._taking.discard(offer.request)
         if is_taken is False:
             turn.waiting.deadline = until
         elif is_taken is None or not await self._hand_over(offer, taken_at + WINDOW):
@@ -291,8 +294,10 @@ class Doorman:
             await self._tell("void", offer, "given_back", bot=offer.about[0])
 
     def _present(self, offer: Offer) -> Turn | None:
-        """The turn of an offer, if its client is there."""
+        """The turn of an offer, if its client is there and no other offer is being taken for it."""
         turn, _ = self._held.get(offer.request, (None, None))
+        if offer.request in self._taking:
+            return None
         if turn is None or turn.waiting.cancel_called or turn.client.has_left():
             return None
         return turn
