@@ -329,7 +329,7 @@ class Settings(BaseSettings):
         "GATEWAY_QUEUE_REDIS",
         None,
         "the Redis or Valkey that several replicas share; none: there is one process",
-        "a URL such as redis://HOST:6379, rediss://USER:PASSWORD@HOST or unix:///PATH",
+        "a redis://, rediss:// or unix:// URL",
         secret=True,
     )
     redis_prefix: Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]{1,64}$")] = _setting(

@@ -69,8 +69,8 @@ async def test_without_a_grant_or_with_bad_parameters_nothing_is_confirmed() -> 
             ("POST", "/confirm?shard=1&shard=1", 400, "shard"),
             ("POST", "/confirm?shard=1&outcome=other", 400, "outcome"),
             ("POST", "/confirm?shard=1&outcome=", 400, "outcome"),
-            ("GET", "/confirm?shard=1", 405, "POST only"),
-            ("PUT", "/confirm?shard=1", 405, "POST only"),
+            ("GET", "/confirm?shard=1", 405, "only allows POST"),
+            ("PUT", "/confirm?shard=1", 405, "only allows POST"),
         ]:
             answer = await client.request(method, target)
             assert (method, target, answer.status_code) == (method, target, status)

@@ -51,7 +51,7 @@ async def test_requests_are_held_until_discord_can_be_reached() -> None:
         await server.logged("limits_unreadable", failures=2)
         status, words = await bot.ready()
         assert status == 503
-        assert "is not known" in words
+        assert "is unknown" in words
         assert not bot.grants
 
         async with fake_discord(port=port):

@@ -384,7 +384,7 @@ async def test_a_key_that_does_not_fit_stops_the_start(identity: Identity, tmp_p
     code, words = await run_server(*("--keyfile", str(other)), **identity.settings)
 
     assert code == 2
-    assert "gateway-queue: what GATEWAY_QUEUE_CERTFILE and GATEWAY_QUEUE_KEYFILE" in words
+    assert "gateway-queue: the values of GATEWAY_QUEUE_CERTFILE and GATEWAY_QUEUE_KEYFILE" in words
     assert len(words.splitlines()) == 1
 
 

@@ -15,7 +15,7 @@ from patience import PATIENCE
 
 KEY = "sesame-9f2c"
 INTERVAL = 0.4
-GOES = r"Shard {} may identify now, after [\d.]+s"
+GOES = r"Shard {} may identify now, after [\d.]+ s"
 LONG = 300.0  # seconds of an interval whose end no test waits for
 
 
@@ -56,9 +56,9 @@ async def test_it_says_once_how_the_shard_stands() -> None:
         await first.said_something()
         (line,) = first.lines
 
-    assert re.fullmatch(r"Shard 0 waits: position 1, interval, \d+m [\d.]+s left", line)
+    assert re.fullmatch(r"Shard 0 waits: position 1, interval, \d+ min \d+ s left", line)
     where, end = second.lines
-    assert re.fullmatch(r"Shard 1 waits: position 2, interval, \d+m [\d.]+s left", where)
+    assert re.fullmatch(r"Shard 1 waits: position 2, interval, \d+ min \d+ s left", where)
     assert end == "gateway-queue: shard 1 did not get its turn within 4 s"
 
 
@@ -67,7 +67,7 @@ async def test_it_counts_down_on_a_terminal(encoding: str) -> None:
     async with running_server(GATEWAY_QUEUE_INTERVAL=15) as server:
         screen = await on_a_terminal(server.url, TERM="xterm", PYTHONIOENCODING=encoding)
 
-    counts = [float(left) for left in re.findall(r"position 1, interval, ([\d.]+)s left", screen)]
+    counts = [float(left) for left in re.findall(r"position 1, interval, ([\d.]+) s left", screen)]
     assert len(set(counts)) > 3
     assert counts == sorted(counts, reverse=True)
     *_, last = screen.splitlines()
@@ -85,12 +85,12 @@ async def test_it_says_it_in_lines_where_a_line_cannot_change() -> None:
         async def on_a_dumb_terminal() -> None:
             screen = await on_a_terminal(server.url, TERM="dumb")
             stands, goes = screen.splitlines()
-            assert re.fullmatch(r"Shard 0 waits: position 1, interval, [\d.]+s left", stands)
+            assert re.fullmatch(r"Shard 0 waits: position 1, interval, [\d.]+ s left", stands)
             assert re.fullmatch(GOES.format(0), goes)
 
         code, (stands, goes) = await wait(server.url, shard=1, TTY_COMPATIBLE=1, FORCE_COLOR=1)
         assert code == 0
-        assert re.fullmatch(r"Shard 1 waits: position 1, interval, [\d.]+s left", stands)
+        assert re.fullmatch(r"Shard 1 waits: position 1, interval, [\d.]+ s left", stands)
         assert re.fullmatch(GOES.format(1), goes)
 
 
