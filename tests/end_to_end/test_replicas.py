@@ -35,10 +35,14 @@ LONG = 60.0
 GOES_ON_WITHIN = 2.0 + 3.0
 
 
-@pytest.fixture(params=INSTALLED)
+@pytest.fixture
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """One of those that are installed; for what either might do in its own way, each of them."""
     with servers(tmp_path) as make:
-        yield make(request.param)
+        yield make(getattr(request, "param", INSTALLED[-1]))
+
+
+on_each_engine = pytest.mark.parametrize("engine", INSTALLED, indirect=True)
 
 
 @dataclass
@@ -113,6 +117,7 @@ def is_paused(answer: httpx.Response, reason: str) -> bool:
     return answer.is_success and (answer.json()["paused"] or {}).get("reason") == reason
 
 
+@on_each_engine
 async def test_each_bucket_keeps_its_interval_whichever_replica_is_asked(engine: Server) -> None:
     answers: dict[int, list[float]] = {0: [], 1: []}
 
@@ -196,6 +201,7 @@ async def test_a_leader_that_ends_lets_another_lead_at_once(engine: Server) -> N
     assert logged_at(leading) - logged_at(ending) < GOES_ON_WITHIN
 
 
+@on_each_engine
 async def test_while_the_engine_is_dead_everybody_is_held(engine: Server) -> None:
     async with replicas(engine, 2) as house:
         (other,) = house.others
@@ -214,6 +220,7 @@ async def test_while_the_engine_is_dead_everybody_is_held(engine: Server) -> Non
             await page_until(other, "/readyz", lambda page: page.status_code == 200)
 
 
+@on_each_engine
 async def test_a_new_engine_that_knows_nothing_grants_no_earlier(engine: Server) -> None:
     async with replicas(engine, 2) as house:
         (other,) = house.others
