@@ -109,6 +109,7 @@ async def test_status_tells_how_everybody_stands() -> None:
         "slowed_down": {"shards": 0, "longest": []},
         "invalid_sessions": {"reports": 0, "shards": []},
         "open_files_limit": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        "replicas": None,
     }
     assert with_seats.keys() == status.keys() | {"seats"}
     assert with_seats["seats"] == [seats[6], seats[4], seats[3]]

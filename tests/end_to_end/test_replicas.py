@@ -241,6 +241,8 @@ async def test_each_replica_answers_for_all(engine: Server) -> None:
         assert (await page(other, "/confirm?shard=6", "POST")).status_code == 404
         status = (await page(other, "/status")).json()
         assert status == status | {"ready": True, "last_24_hours": {"granted": 1, "shards": 1}}
+        members = [(member["waiting"], member["leads"]) for member in status["replicas"]]
+        assert sorted(members) == [(0, False), (0, True)]
         assert (await page(other, "/plan?shards=8")).json()["shards"] == 8
         paused = await page(
             other, "/operator/pause", "PUT", headers=operator, json={"reason": "a test"}

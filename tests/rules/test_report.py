@@ -189,6 +189,16 @@ def test_a_pause_of_an_operator() -> None:
 # The lines
 
 
+def test_the_replicas() -> None:
+    one = {"name": "queue-0", "waiting": 1, "silent_for": 0.2, "leads": True}
+    two = {"name": "queue-1", "waiting": 0, "silent_for": 12.4, "leads": False}
+    shown = printed(document(replicas=[one, two]))
+
+    assert "queue-0, which leads: 1 waits" in shown
+    assert "queue-1: silent for 12 s" in shown
+    assert "Replicas" not in printed(document())
+
+
 def test_the_head_of_a_line_in_its_order() -> None:
     words = printed(
         document(

@@ -16,13 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway_queue.cli.verdict import Failure, Pause, State, Verdict, counts_of, verdict
-from gateway_queue.cli.words import clock, length, many, number, printable
+from gateway_queue.cli.words import agree, clock, length, many, number, printable
 
 STYLES: dict[State, str] = {"ready": "green", "busy": "green", "paused": "yellow", "stopped": "red"}
 
 # Nobody reads more lines than this; the rest is summed up.
 MOST_BUCKETS_SHOWN = 16
 MOST_SLOWED_SHOWN = 8
+
+# A replica that was not heard of for so many seconds is shown as silent.
+SILENT = 1.0
 
 WIDEST_BAR = 60
 
@@ -95,6 +98,14 @@ class AllSlowedDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Replica:
+    name: str
+    waiting: int
+    silent_for: FiniteFloat
+    leads: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The parts of ``/status`` that are shown. Times are in seconds."""
 
@@ -116,6 +127,7 @@ class Status:
     slowed_down: AllSlowedDown
     open_files_limit: int | None = None  # earlier versions do not say
     paused: Pause | None = None
+    replicas: list[Replica] | None = None
 
 
 def parse(body: bytes) -> Status:
@@ -148,6 +160,8 @@ def report(status: Status, address: str, now: datetime) -> RenderableType:
     if status.away:
         facts.add_row("Away", f"{number(status.away)}, their places are kept")
     facts.add_row("Crash loops", _slowed_down(status.slowed_down))
+    if status.replicas is not None:
+        facts.add_row("Replicas", _replicas(status.replicas))
     title = Text.assemble(
         (f"Gateway Queue {status.version}", "bold"), f" at {address}, up {length(status.uptime)}"
     )
@@ -215,6 +229,18 @@ def _slowed_down(slowed_down: AllSlowedDown) -> Text:
 
 def _name(shard: int | None) -> str:
     return "without a number" if shard is None else f"shard {shard}"
+
+
+def _replicas(replicas: list[Replica]) -> Text:
+    """Who holds how many clients, and who is silent; in the words of the page."""
+    return Text("\n").join(map(_replica, replicas))
+
+
+def _replica(replica: Replica) -> Text:
+    name = f"{printable(replica.name)}{', which leads' if replica.leads else ''}"
+    if replica.silent_for >= SILENT:
+        return Text(f"{name}: silent for {length(replica.silent_for)}", "red")
+    return Text(f"{name}: {number(replica.waiting)} {agree(replica.waiting, 'wait')}")
 
 
 def _lines(status: Status, now: datetime) -> RenderableType:

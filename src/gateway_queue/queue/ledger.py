@@ -4,6 +4,7 @@ A replica that is not this one gives them: it is offered the grant, takes it, wh
 and tells when it has given it to its client. ``replicas/`` has the implementation.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -18,12 +19,26 @@ if TYPE_CHECKING:
 Fate = Literal["given", "unknown", "given_back"]
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One of the replicas: how many clients wait there, and how long nothing was heard of it."""
+
+    name: str
+    waiting: int
+    silent_for: float
+    leads: bool
+
+
 class Ledger(Protocol):
     """Records the grants of a bot where all replicas see them."""
 
     @property
     def first_seat(self) -> int:
         """A number beyond those of all seats that were taken before."""
+        ...
+
+    def members(self) -> list[Member]:
+        """The replicas, by their names."""
         ...
 
     def next_number(self) -> int:

@@ -23,7 +23,7 @@ from gateway_queue.queue.events import (
     Report,
     ShardMissing,
 )
-from gateway_queue.queue.ledger import Ledger
+from gateway_queue.queue.ledger import Ledger, Member
 from gateway_queue.queue.rules.allowance import SessionStartLimit
 from gateway_queue.queue.rules.line import Line, Move, Place, Seat, key_of
 from gateway_queue.queue.rules.pace import Layout, Outcome, Pace, Spacing, late
@@ -270,6 +270,10 @@ class Queue:
             if grant in bucket.pace.in_hand:
                 bucket.pace.given_back(grant)
                 bucket.look_again()
+
+    def members(self) -> list[Member] | None:
+        """The replicas that share this queue; None where there is one process."""
+        return None if self._ledger is None else self._ledger.members()
 
     def remember(self, seats: Mapping[int, Sequence[Seat]]) -> None:
         """Keep these seats, which shards had in an earlier queue, for a while."""

@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from gateway_queue.queue.bucket import PORTION
-from gateway_queue.queue.ledger import Fate
+from gateway_queue.queue.ledger import Fate, Member
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.heard import WINDOW
 from gateway_queue.queue.standing import standing_of
@@ -38,6 +38,7 @@ MOST_GUESTS = 1_000
 class Bot(Protocol):
     """A bot, as far as the desk needs to know."""
 
+    application: str
     queue: Queue
 
     @property
@@ -177,6 +178,22 @@ class Desk:
     @property
     def is_over(self) -> bool:
         return self._over.is_set()
+
+    def members(self, application: str) -> list[Member]:
+        """The replicas, and how many of a bot's clients wait at each."""
+        now = trio.current_time()
+        waiting = {
+            name: sum(self._is_of(application, bot) for bot, _ in box.turns.values())
+            for name, box in self._boxes.items()
+        }
+        return [
+            Member(name, waiting.get(name, 0), now - life.since, name == self.replica.name)
+            for name, life in sorted(self.replica.lives.items())
+        ]
+
+    def _is_of(self, application: str, bot: str) -> bool:
+        found = self._bots.find(bot)
+        return found is not None and found.application == application
 
     # What is heard --------------------------------------------------------------------
 

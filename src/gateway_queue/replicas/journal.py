@@ -16,7 +16,7 @@ import trio
 
 from gateway_queue.queue.events import Event
 from gateway_queue.queue.journal import JournalError, Order, OrderKind, Past
-from gateway_queue.queue.ledger import Fate
+from gateway_queue.queue.ledger import Fate, Member
 from gateway_queue.queue.queue import Gateway, Queue
 from gateway_queue.queue.rules.allowance import DAY, SessionStartLimit
 from gateway_queue.queue.rules.line import Seat
@@ -255,6 +255,9 @@ class SharedJournal:
         seats = self._records.of("seats", self._bot).values()
         numbers = [number for kept in seats for number, _ in kept]
         return max(numbers, default=0) + 1
+
+    def members(self) -> list[Member]:
+        return self._desk.members(self._bot)
 
     def next_number(self) -> int:
         self._number += 1

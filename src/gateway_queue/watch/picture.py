@@ -21,6 +21,7 @@ from gateway_queue.watch.status import (
     longest,
     pace,
     paused,
+    replicas,
     slowed_down,
 )
 
@@ -142,6 +143,7 @@ async def summarize(queue: Queue, metrics: BotMetrics) -> dict[str, Any]:
         "buckets": buckets,
         "slowed_down": slowed_down(queue, now),
         "invalid_sessions": invalid_sessions(metrics, now),
+        "replicas": replicas(queue),
     }
 
 

@@ -138,6 +138,7 @@ class Status:
             "slowed_down": slowed_down(queue, now),
             "invalid_sessions": invalid_sessions(self._metrics, now),
             "open_files_limit": _open_files_limit(),
+            "replicas": replicas(queue),
         }
 
     async def _buckets(self) -> tuple[list[dict[str, Any]], list[float | None]]:
@@ -163,6 +164,22 @@ class Status:
             if shard % SLICE == SLICE - 1:
                 await trio.lowlevel.checkpoint()
         return absent
+
+
+def replicas(queue: Queue) -> list[dict[str, Any]] | None:
+    """The replicas that share a queue; None where there is one process."""
+    members = queue.members()
+    if members is None:
+        return None
+    return [
+        {
+            "name": member.name,
+            "waiting": member.waiting,
+            "silent_for": round(member.silent_for, 1),
+            "leads": member.leads,
+        }
+        for member in members
+    ]
 
 
 def gateway_bot(queue: Queue) -> dict[str, Any] | None:

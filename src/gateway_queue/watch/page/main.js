@@ -12,7 +12,7 @@ import { showShard } from "./shard.js";
 import { speak } from "./speech.js";
 import { prepareSteering, showShardActions, showSteering } from "./steer.js";
 import { showTab } from "./tab.js";
-import { showBuckets, showEvents } from "./tables.js";
+import { showBuckets, showEvents, showReplicas } from "./tables.js";
 import { partOf, showBar, showTiles } from "./tiles.js";
 import { verdict } from "./verdict.js";
 import { length, many, number, zone } from "./words.js";
@@ -49,6 +49,7 @@ function told(message) {
   say(byId("shards-number"), `${number(picture.shards.length)} in ${many(buckets.length, "bucket")}`);
   showBuckets(picture, now);
   showEvents(picture.events, now);
+  showReplicas(picture.summary.replicas);
   showFooter(now);
   live.told(now);
   readShard();

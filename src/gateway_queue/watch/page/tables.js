@@ -1,7 +1,10 @@
 // The table of buckets, which replaces the map for screen readers, and the list of events.
 
 import { byId, element, list, mark, say } from "./dom.js";
-import { clock, length, number } from "./words.js";
+import { agree, clock, length, number } from "./words.js";
+
+// A replica of which nothing was heard for so many seconds.
+const SILENT = 1;
 
 export function showBuckets(picture, now) {
   const { buckets, obstacle } = picture.summary;
@@ -40,6 +43,22 @@ function last(buckets) {
     .filter(([allInIn, , waiting]) => waiting && allInIn !== null);
   if (busy.length < 2) return "";
   return `Bucket ${busy.reduce((a, b) => (b[0] > a[0] ? b : a))[1]} is the last`;
+}
+
+export function showReplicas(replicas) {
+  byId("replicas-card").hidden = !replicas;
+  list(byId("replicas"), replicas ?? [], replicaRow, (row, { name, waiting, silent_for: silent, leads }) => {
+    const isSilent = silent >= SILENT;
+    mark(row, "class", isSilent ? "bad" : "");
+    say(row.children[0], leads ? `${name}, which leads` : name);
+    say(row.children[1], isSilent ? `silent for ${length(silent)}` : `${number(waiting)} ${agree(waiting, "wait")}`);
+  });
+}
+
+function replicaRow() {
+  const row = element("li");
+  row.append(element("span"), element("span"));
+  return row;
 }
 
 const SIGNS = { info: "·", warning: "!", error: "!!" };
