@@ -372,6 +372,9 @@ class Desk:
         Where the term ends meanwhile, what is answered is of no interest any more.
         """
         assert isinstance(turn, VisitorsTurn)  # noqa: S101 - all turns are, here
+        if self.is_over:  # the buckets end in a moment, and are not to ask all the time until then
+            await trio.sleep(BEAT)
+            return False
         turn.offer = name
         offer = self._offers[name] = _Offer()
         replica = turn.client.replica
