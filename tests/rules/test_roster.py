@@ -2,7 +2,6 @@
 
 import base64
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -230,11 +229,9 @@ def test_files_are_read_again_only_if_they_have_changed(folder: Path) -> None:
         (folder / f"bot-{number}").write_text(token_of(number))
     directory = Directory(folder, base())
     first = directory.read()
-    began_at = time.process_time()
     again = directory.read()
 
     assert all(again.bots[name] is settings for name, settings in first.bots.items())
-    assert time.process_time() - began_at < 0.1
 
 
 def test_a_name_that_is_no_text_does_no_harm(folder: Path) -> None:
