@@ -5,7 +5,7 @@ leaves with one; when it is granted, that replica is offered the grant.
 """
 
 import hashlib
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -125,6 +125,7 @@ class _Mailbox:
     """What a replica has said: its turns by their requests, and its last message's number."""
 
     turns: dict[int, tuple[str, VisitorsTurn]] = field(default_factory=dict)
+    waiting: Counter[str] = field(default_factory=Counter)  # how many turns, by their bots' names
     number: int = 0
     is_buried: bool = False  # its clients had to leave, and it was not told to name them again
 
@@ -183,7 +184,7 @@ class Desk:
         """The replicas, and how many of a bot's clients wait at each."""
         now = trio.current_time()
         waiting = {
-            name: sum(self._is_of(application, bot) for bot, _ in box.turns.values())
+            name: sum(n for bot, n in box.waiting.items() if self._is_of(application, bot))
             for name, box in self._boxes.items()
         }
         return [
@@ -286,13 +287,15 @@ class Desk:
         queue = bot.queue
 
         def done(turn: Turn) -> None:
-            box.turns.pop(request, None)
+            del box.turns[request]
+            box.waiting[name] -= 1
             queue.done(turn)
 
         visitor = Visitor(sender, request, peer)
         turn = VisitorsTurn(shard, visitor, self, confirm=confirm, done=done)
         turn.arrived_at -= age
         box.turns[request] = name, turn
+        box.waiting[name] += 1
         queue.admit(turn)
 
     def _put_off(self, box: _Mailbox, request: int) -> list[Any]:

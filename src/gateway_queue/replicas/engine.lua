@@ -95,7 +95,7 @@ function steps.lead()
   end
   local term, event = given.term + 1, last_event()
   call('HSET', STATE, 'term', term, 'leader', given.replica, 'settings', given.settings)
-  call('DEL', OFFERS)
+  call('DEL', OFFERS, TAKEN)
   tell(cjson.encode({ what = 'led', term = term, leader = given.replica }))
   return { term = term, event = event, time = time[1] * 1000 + math.floor(time[2] / 1000) }
 end
@@ -154,7 +154,7 @@ local leaders = {}
 -- {replica}
 function leaders.resign()
   call('HSET', STATE, 'leader', '')
-  tell(cjson.encode({ what = 'resigned' }))
+  tell(cjson.encode({ what = 'resigned', term = given.term }))
   return {}
 end
 

@@ -326,7 +326,9 @@ class SharedJournal:
 
     def tidy(self) -> None:
         """Note that seats were forgotten."""
-        self._note(set(self._noted))
+        queue = self._queue
+        if queue is not None:
+            self._note([shard for shard in self._noted if queue.place_of(shard) is None])
 
     def keep_limit(self, limit: SessionStartLimit, gateway: Gateway) -> None:
         """Keep what Discord has said."""

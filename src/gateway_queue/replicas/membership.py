@@ -269,8 +269,8 @@ class Replica:
                 self._see(term, leader)
                 if leader == self.name and term == self.term:
                     self._has_heard_own_term.set()
-            case {"what": "resigned"}:
-                self._see(self.term, "")
+            case {"what": "resigned", "term": term}:
+                self._see(term, "")
             case {"what": "taken", "about": [bot, bucket, count, number], "seconds": seconds}:
                 self.heard.taken(bot, bucket, count, number, seconds, now)
             case {"what": "written", "about": [bot, bucket, count, number], "seconds": seconds}:
@@ -321,7 +321,7 @@ class Replica:
             if not self._led_before and self.leader == "":
                 await trio.sleep(YIELD)
             self._vacant = trio.Event()
-            if not self._is_vacant():  # somebody leads by now
+            if self.ending or not self._is_vacant():  # somebody leads by now
                 continue
             self._has_heard_own_term = trio.Event()
             self.desk = office.open(self.term + 1)  # before anybody can know, and ask
