@@ -184,7 +184,6 @@ class Bot:
             interval=self.settings.interval,
             seat_ttl=self.settings.seat_ttl,
             report=self._report,
-            ledger=self._ledger,
         )
 
     def _report(self, event: Event) -> None:

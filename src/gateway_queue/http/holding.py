@@ -106,11 +106,12 @@ async def _hold_for_leader(
         if turn.grant is not None and turn.handed_over is None:
             # Whatever has not gone out by then never may. A process that was stopped meanwhile
             # has not seen the deadline pass, so the clock is looked at, too.
-            in_time = trio.current_time() < turn.answer_by
+            if trio.current_time() > turn.answer_by:
+                turn.grant = None  # nothing has gone out, so it can be given back
+                return None
             with trio.CancelScope(deadline=turn.answer_by) as answering:
-                if in_time:
-                    await client.answer(granted(turn.grant))
-            if not in_time or answering.cancelled_caught:
+                await client.answer(granted(turn.grant))
+            if answering.cancelled_caught:
                 return None
     if standing is not None:
         await client.answer(put_off(standing))

@@ -6,7 +6,6 @@ calls for.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 
 import trio
@@ -23,7 +22,7 @@ from gateway_queue.queue.events import (
     Report,
     ShardMissing,
 )
-from gateway_queue.queue.ledger import Ledger, Member
+from gateway_queue.queue.ledger import Member
 from gateway_queue.queue.rules.allowance import SessionStartLimit
 from gateway_queue.queue.rules.line import Line, Move, Place, Seat, key_of
 from gateway_queue.queue.rules.pace import Layout, Outcome, Pace, Spacing, late
@@ -71,7 +70,6 @@ class Queue:
         interval: float,
         seat_ttl: float,
         report: Report,
-        ledger: Ledger | None = None,
     ) -> None:
         self.starts = starts
         self.layout = layout
@@ -82,7 +80,7 @@ class Queue:
         self.gateway: Gateway | None = None
         self.limits_failure: LimitsFailure | None = None
         self.coverage = Coverage()
-        self._ledger = ledger
+        self._ledger = ledger = starts.journal.ledger
         self._seat_ttl = seat_ttl
         self._seats = count(1 if ledger is None else ledger.first_seat)
         self._resized = trio.Event()
@@ -337,7 +335,7 @@ class Queue:
             bucket.look_again()
 
     def _bucket(self, index: int, pace: Pace) -> Bucket:
-        make = Bucket if self._ledger is None else partial(SharedBucket, ledger=self._ledger)
+        make = Bucket if self._ledger is None else SharedBucket
         return make(
             index,
             pace=pace,

@@ -6,31 +6,19 @@ replica that holds the client, so the bucket waits for that, and for nothing els
 
 import trio
 
-from gateway_queue.queue.bucket import Bucket, Usher
-from gateway_queue.queue.events import Granted, Report
+from gateway_queue.queue.bucket import Bucket
+from gateway_queue.queue.events import Granted
 from gateway_queue.queue.ledger import Ledger
-from gateway_queue.queue.rules.line import Line
-from gateway_queue.queue.rules.pace import Pace
-from gateway_queue.queue.starts import Starts
-from gateway_queue.queue.turn import Turn
 
 
 class SharedBucket(Bucket):
     """A bucket whose grants go through a ledger."""
 
-    def __init__(
-        self,
-        index: int,
-        *,
-        pace: Pace,
-        line: Line[Turn],
-        starts: Starts,
-        report: Report,
-        usher: Usher,
-        ledger: Ledger,
-    ) -> None:
-        super().__init__(index, pace=pace, line=line, starts=starts, report=report, usher=usher)
-        self._ledger = ledger
+    @property
+    def _ledger(self) -> Ledger:
+        ledger = self._starts.journal.ledger
+        assert ledger is not None  # noqa: S101 - otherwise the buckets are not shared
+        return ledger
 
     async def _grant_next(self, now: float) -> None:
         """Pick, and have granted: the bucket is shut until it is known what became of that."""

@@ -332,6 +332,8 @@ class Doorman:
         if turn.handed_over is None:
             await given.wait()
         del self._given[turn]
+        if turn.grant is None:
+            return False
         await self._tell("tell", offer, "written")
         return True
 
