@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Iterable
-from hashlib import sha256
 from hmac import compare_digest
 
 from gateway_queue.http.answers import Headers
@@ -25,9 +24,9 @@ def opens(keys: Iterable[str], authorization: bytes | None) -> bool:
     return scheme.lower() == b"bearer" and any(are_right)
 
 
-def digest(authorization: bytes) -> str:
-    """What stands for the key of a request in messages between replicas."""
-    return sha256(authorization.partition(b" ")[2].strip()).hexdigest()
+def key_in(authorization: bytes | None) -> bytes | None:
+    """The key that a request's ``Authorization`` has, right or wrong."""
+    return None if authorization is None else authorization.partition(b" ")[2].strip()
 
 
 class Guard:

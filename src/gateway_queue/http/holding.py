@@ -9,7 +9,7 @@ import trio
 from gateway_queue.bots import Bots
 from gateway_queue.http.answers import Answer, granted, put_off
 from gateway_queue.http.asking import Ask
-from gateway_queue.http.guard import digest
+from gateway_queue.http.guard import key_in
 from gateway_queue.lobby import Outcome
 from gateway_queue.queue import turn
 from gateway_queue.queue.standing import standing_of
@@ -97,7 +97,7 @@ async def _hold_for_leader(
     ask: Ask, doorman: "Doorman", client: Client, authorization: bytes | None
 ) -> bool | None:
     """As `_hold`, where there are several replicas."""
-    key = None if authorization is None else digest(authorization)
+    key = key_in(authorization)
     with doorman.turn(
         ask.bot, ask.shard, client, confirm=ask.confirm, wait=ask.wait, key=key
     ) as turn:

@@ -4,7 +4,6 @@ It lasts for one term. A turn comes with a message from the replica that holds t
 leaves with one; when it is granted, that replica is offered the grant.
 """
 
-import hashlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -23,7 +22,7 @@ from gateway_queue.queue.standing import standing_of
 from gateway_queue.queue.turn import Turn
 from gateway_queue.replicas.engine import EngineError, EraOverError, TermOverError
 from gateway_queue.replicas.membership import BEAT, Replica
-from gateway_queue.replicas.post import AGAIN, Head, Item, Post
+from gateway_queue.replicas.post import AGAIN, Head, Item, Post, digest
 from gateway_queue.watch.feed import FullError
 
 log = structlog.get_logger()
@@ -280,7 +279,7 @@ class Desk:
                 self.say(sender, ["drop", request])
             return
         self._strangers.pop((sender, request), None)
-        keys = [digest(known) for known in (self._bots.api_key, bot.api_key) if known]
+        keys = [digest(known.encode()) for known in (self._bots.api_key, bot.api_key) if known]
         if keys and not any(compare_digest(known, key or "") for known in keys):
             self.say(sender, ["drop", request])
             return
@@ -439,8 +438,3 @@ class Desk:
         except (EraOverError, TermOverError):
             self.close()  # and whoever runs the term hears of it, too
             return None
-
-
-def digest(key: str) -> str:
-    """What stands for an API key in a message."""
-    return hashlib.sha256(key.encode()).hexdigest()

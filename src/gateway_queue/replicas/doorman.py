@@ -19,7 +19,7 @@ from gateway_queue.queue.standing import Standing
 from gateway_queue.queue.turn import Client, Turn
 from gateway_queue.replicas.engine import EngineError, EraOverError, TermOverError
 from gateway_queue.replicas.membership import Replica
-from gateway_queue.replicas.post import AGAIN, Head, Post
+from gateway_queue.replicas.post import AGAIN, Head, Post, digest
 
 # How long to wait for what the leader says, in seconds.
 PATIENCE = 5.0
@@ -121,18 +121,19 @@ class Doorman:
         *,
         confirm: bool,
         wait: float | None,
-        key: str | None,
+        key: bytes | None,
     ) -> Turn:
         """A turn that waits for the leader to offer a grant, to be used as a context.
 
-        ``key``: a digest of the API key that came with the request.
+        ``key``: the API key that came with the request.
         """
         request = next(self._numbers)
         turn = Turn(shard, client, confirm=confirm, wait=wait, done=self._done)
+        key_digest = None if key is None else digest(key)
 
         def ask() -> list[Any]:
             age = trio.current_time() - turn.arrived_at
-            return ["ask", request, bot, shard, confirm, age, client.peer, key]
+            return ["ask", request, bot, shard, confirm, age, client.peer, key_digest]
 
         self._held[request] = turn, ask
         self._ids[turn] = request

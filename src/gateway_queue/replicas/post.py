@@ -7,6 +7,7 @@ that are put in while a message is on its way go with the next one.
 import json
 from collections import deque
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 from typing import Any, Literal
 
@@ -21,6 +22,11 @@ AT_MOST = 200
 AGAIN = 0.1
 
 Item = list[Any]
+
+
+def digest(key: bytes) -> str:
+    """What stands for an API key in a message."""
+    return sha256(key).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
