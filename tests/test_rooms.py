@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "gateway_queue"
 FLOORS = [
     {"queue/rules"},
     {"queue"},
-    {"log.py"},
+    {"log.py", "redis_url.py"},
     {"keeper", "operate", "watch", "discord.py", "settings.py", "no_proxy.py"},
     {"bot.py", "lobby.py", "replicas", "roster.py"},
     {"bots.py"},

@@ -19,7 +19,6 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, cast
-from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import platformdirs
@@ -36,6 +35,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway_queue.queue.rules.allowance import MOST_BUCKETS, Reserve
 from gateway_queue.queue.rules.crash_loop import CrashLoop
+from gateway_queue.redis_url import RedisURL
 
 # Where Docker and Kubernetes put secrets.
 SECRETS = Path("/run/secrets")
@@ -122,34 +122,13 @@ def _journal(text: str) -> Path | Literal["sqlite", "memory"]:
 
 def _redis(text: object) -> SecretStr:
     url = _unquoted(text)
-    try:
-        parts = urlsplit(url)
-        has_port = parts.port != 0
-    except ValueError:  # whose words may have the password
-        raise ValueError("not a URL, or no port has such a number") from None
-    if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError("neither a redis://, a rediss:// nor a unix:// URL")
-    if not (parts.path if parts.scheme == "unix" else parts.hostname and has_port):
-        raise ValueError("it does not say where the server is")
-    if re.search(r"\s", url):
-        raise ValueError("white space")
-    if parts.scheme != "unix" and not re.fullmatch("/?|/[0-9]{1,5}", parts.path):
-        raise ValueError("its path is not the number of a database")
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        _redis_option(name, value)
+    parsed = RedisURL.parse(url)
+    for certificate in (parsed.ca, parsed.certificate):
+        if certificate is not None:
+            _certificate(str(certificate))
+    if parsed.key is not None:
+        _file(str(parsed.key))
     return SecretStr(url)
-
-
-def _redis_option(name: str, value: str) -> None:
-    match name:
-        case "db" if re.fullmatch("[0-9]{1,5}", value):
-            pass
-        case "ssl_ca_certs" | "ssl_certfile":
-            _certificate(value)
-        case "ssl_keyfile":
-            _file(value)
-        case _:
-            raise ValueError("an option that is not db=NUMBER or a file of TLS")
 
 
 def _path(text: str) -> Path:
@@ -329,7 +308,7 @@ class Settings(BaseSettings):
         "GATEWAY_QUEUE_REDIS",
         None,
         "the Redis or Valkey that several replicas share; none: there is one process",
-        "a redis://, rediss:// or unix:// URL",
+        "a redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel:// URL",
         secret=True,
     )
     redis_prefix: Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]{1,64}$")] = _setting(

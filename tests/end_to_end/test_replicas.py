@@ -390,3 +390,13 @@ async def test_news_are_heard_however_often_the_connection_breaks(engine: Server
                     nursery.start_soon(break_news, client)
                     with pytest.raises(EngineError):
                         await asked.news("one", "0-0", "0-0")
+
+
+async def test_a_password_is_as_it_was_before_it_was_put_into_a_url(engine: Server) -> None:
+    await engine.start()
+    async with Redis.from_url(engine.url) as asked:
+        await asked.config_set({"requirepass": "open@sesame/51b0"})
+    url = engine.url.replace("unix://", "unix://:open%40sesame%2F51b0@")
+    async with running_server(**settings_of(engine, GATEWAY_QUEUE_REDIS=url)) as server:
+        await granted(server, 0)
+        assert not server.logged_so_far("engine_away")

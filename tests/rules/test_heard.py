@@ -94,7 +94,7 @@ def test_where_one_of_the_buckets_before_is_unknown_so_is_each_after() -> None:
 def test_news_that_were_missed_make_everything_unknown() -> None:
     heard = Heard(now=0.0)
     heard.taken(BOT, 0, 1, 1, INTERVAL, now=50.0)
-    heard.forget(now=60.0)
+    heard.forget(until=60.0)
 
     assert heard.opens_at(BOT, 0, 1, UNKNOWN) == pytest.approx(60 + WINDOW + UNKNOWN)
     assert heard.opens_at(BOT, 0, 1, UNKNOWN) < math.inf

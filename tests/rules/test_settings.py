@@ -443,9 +443,16 @@ class TestSecret:
     @pytest.mark.parametrize(
         ("url", "why"),
         [
-            ("localhost:6379", "neither"),
-            ("http://localhost", "neither"),
-            ("redis+sentinel://localhost", "neither"),
+            ("localhost:6379", "none of these kinds"),
+            ("http://localhost", "none of these kinds"),
+            ("redis+cluster://localhost", "none of these kinds"),
+            ("unix+sentinel:///run/socket", "none of these kinds"),
+            ("redis+sentinel://localhost", "the Sentinels"),
+            ("redis+sentinel://localhost/two/names", "the Sentinels"),
+            ("redis+sentinel:///main", "where the server is"),
+            ("redis+sentinel://localhost,,other/main", "where the server is"),
+            ("redis+sentinel://localhost:open-sesame/main", "no port"),
+            ("redis://localhost?sentinel_password=open-sesame", "an option"),
             ("redis://", "where the server is"),
             ("redis://:open-sesame@", "where the server is"),
             ("redis://localhost:0", "where the server is"),
@@ -476,7 +483,13 @@ class TestSecret:
 class TestRedis:
     @pytest.mark.parametrize(
         "url",
-        ["redis://localhost", "redis://[::1]:6379/2", REDIS, "unix:///run/valkey/socket?db=1"],
+        [
+            "redis://localhost",
+            "redis://[::1]:6379/2",
+            REDIS,
+            "unix:///run/valkey/socket?db=1",
+            "redis+sentinel://a,b:26380,[::1]/main?db=3&sentinel_password=open-sesame",
+        ],
     )
     def test_it_is_a_url_and_may_be_in_quotes(self, url: str) -> None:
         for value in (url, f"'{url}'", f" {url}\n"):

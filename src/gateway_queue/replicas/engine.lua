@@ -50,6 +50,13 @@ end
 
 local steps = {}
 
+-- Whether this server has replicas, or was one.
+local function has_replicas()
+  local about = call('INFO', 'replication')
+  local offset = string.match(about, 'second_repl_offset:(%-?%d+)')
+  return not string.find(about, 'connected_slaves:0') or offset ~= '-1'
+end
+
 -- {replica} -> the era, who leads, and where the events are.
 function steps.join()
   local state = call('HMGET', STATE, 'run', 'era', 'term')
@@ -68,6 +75,7 @@ function steps.join()
     term = tonumber(now[1]),
     leader = now[2],
     events = tonumber(now[3]) or 0,
+    has_replicas = has_replicas(),
     settings = now[4] or nil,
     event = last_event(),
   }

@@ -14,7 +14,9 @@ from typing import Any, Self
 from anyio import BrokenResourceError, ClosedResourceError
 from coredis import Redis
 from coredis.exceptions import RedisError
-from coredis.retry import NoRetryPolicy
+
+from gateway_queue.redis_url import RedisURL
+from gateway_queue.replicas.connections import client
 
 SCRIPT = Path(__file__).with_name("engine.lua").read_text(encoding="utf-8")
 
@@ -26,8 +28,12 @@ TIMEOUT = 1.0
 NEWS_WAIT = 5.0
 
 # How often the connection that waits for news may break. Coredis counts each as still in use,
-# and after as many as its pool may have, 64 by default, it would wait for a free one for ever.
+# and after as many as its pool may have it would wait for a free one for ever.
 LOSSES = 100_000
+
+# How long a primary that was cut off may still grant: with `min-replicas-max-lag 2` it refuses
+# to write after so many seconds.
+FAILOVER = 3.0
 
 
 class EngineError(Exception):
@@ -51,6 +57,7 @@ class Joined:
     """How the state was found: who leads (nobody: empty), and the last event until then.
 
     ``events``: how many there had been. ``settings``: those of the last leader.
+    ``has_replicas``: the engine may be replaced by one, or is one that replaced another.
     """
 
     era: str
@@ -58,6 +65,7 @@ class Joined:
     leader: str
     event: str
     events: int
+    has_replicas: bool
     settings: str | None = None
 
 
@@ -102,9 +110,12 @@ class Engine:
     @asynccontextmanager
     async def at(cls, url: str, base: str, script: str = SCRIPT) -> AsyncIterator[Self]:
         """The engine at this URL, for as long as the context lasts; it may be away meanwhile."""
-        waits = {"max_connections": LOSSES, "stream_timeout": TIMEOUT + NEWS_WAIT}
-        async with _client(url) as client, _client(url, **waits) as reader:
-            yield cls(client, reader, base, script)
+        parsed = RedisURL.parse(url)
+        async with (
+            client(parsed, TIMEOUT, TIMEOUT) as asker,
+            client(parsed, TIMEOUT, TIMEOUT + NEWS_WAIT, LOSSES) as reader,
+        ):
+            yield cls(asker, reader, base, script)
 
     async def join(self, replica: str) -> Joined:
         """Become one of the replicas."""
@@ -128,7 +139,7 @@ class Engine:
     async def news(self, replica: str, event: str, entry: str) -> tuple[News, str, str]:
         """What came after this event and this entry, and the last of both; waits for it."""
         events, inbox = f"{self._base}:events", f"{self._base}:to:{replica}"
-        with _explained("news"):
+        with self._explained("news"):
             read = await self._reader.xread(
                 {events: event, inbox: entry}, block=int(NEWS_WAIT * 1000), count=1000
             )
@@ -146,7 +157,7 @@ class Engine:
 
     async def weaknesses(self) -> list[str]:
         """How the engine may lose what it acknowledged, and what to set against that."""
-        with _explained("info"):
+        with self._explained("info"):
             memory = await self._client.info("memory")
             replication = await self._client.info("replication")
         found = []
@@ -166,18 +177,18 @@ class Engine:
 
     async def fields(self, key: str) -> dict[str, str]:
         """All fields of a hash of ours."""
-        with _explained(key):
+        with self._explained(key):
             return dict(await self._client.hgetall(f"{self._base}:{key}"))
 
     async def grants(self, bot: str, since: int) -> list[tuple[int, Any]]:
         """The rows of a bot's grants since then, the oldest first; times in Unix milliseconds."""
-        with _explained("grants"):
+        with self._explained("grants"):
             rows = await self._client.xrange(f"{self._base}:grants:{bot}", start=str(since))
         return [(int(str(r.identifier).partition("-")[0]), _decoded(r, "row")) for r in rows]
 
     async def _step(self, name: str, era: str, **given: object) -> Any:
         arguments = json.dumps({key: value for key, value in given.items() if value is not None})
-        with _explained(name):
+        with self._explained(name):
             answer = json.loads(str(await self._script([self._base], [name, era, arguments])))
         match answer and answer.get("no"):
             case "era":
@@ -188,24 +199,19 @@ class Engine:
                 raise BuriedError
         return answer or {}
 
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError, BrokenResourceError, ClosedResourceError) as error:
-        why = f" ({error.__cause__})" if error.__cause__ else ""
-        raise EngineError(f"{what}: {error or type(error).__name__}{why}") from error
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError, BrokenResourceError, ClosedResourceError) as error:
+            if isinstance(error, TimeoutError):
+                # Whoever is there may take what is sent and never answer it: a server that
+                # hangs and was replaced by another, or nobody any more.
+                for one in (self._client, self._reader):
+                    one.connection_pool.disconnect()
+            why = f" ({error.__cause__})" if error.__cause__ else ""
+            raise EngineError(f"{what}: {error or type(error).__name__}{why}") from error
 
 
 def _decoded(entry: Any, field: str) -> Any:
     return json.loads(entry.field_values[field])
-
-
-def _client(url: str, **given: Any) -> Redis[str]:
-    # Coredis would take a certificate of any host.
-    if url.startswith("rediss://"):
-        url += f"{'&' if '?' in url else '?'}ssl_check_hostname=true"
-    settings: dict[str, Any] = {"stream_timeout": TIMEOUT, "connect_timeout": TIMEOUT, **given}
-    # The default would execute a step again that was executed, but not answered in time.
-    return Redis.from_url(url, decode_responses=True, retry_policy=NoRetryPolicy(), **settings)

@@ -16,6 +16,7 @@ import trio
 from gateway_queue.queue.journal import JournalError
 from gateway_queue.queue.rules.heard import Heard
 from gateway_queue.replicas.engine import (
+    FAILOVER,
     BuriedError,
     Engine,
     EngineError,
@@ -186,7 +187,9 @@ class Replica:
         await self._check_settings(joined)
         await self._warn_of_weaknesses()
         if joined.era != self.era or joined.events != self._events:
-            self.heard.forget(trio.current_time())
+            # In the era before, another server may go on granting for a while.
+            may_go_on = joined.era != self.era and joined.has_replicas
+            self.heard.forget(trio.current_time() + (FAILOVER if may_go_on else 0.0))
         if joined.era != self.era:
             self.term, self.leader = 0, ""
             self.eras += 1

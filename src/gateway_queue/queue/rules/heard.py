@@ -51,9 +51,9 @@ class Heard:
         self._since = now
         self._bots: dict[str, _Bot] = {}
 
-    def forget(self, now: float) -> None:
-        """Until now something may have happened that was not heard of."""
-        self._since = now
+    def forget(self, until: float) -> None:
+        """Until then something may happen, or has happened, that is not heard of."""
+        self._since = until
         self._bots.clear()
 
     def taken(
