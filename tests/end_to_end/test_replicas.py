@@ -400,3 +400,18 @@ async def test_a_password_is_as_it_was_before_it_was_put_into_a_url(engine: Serv
     async with running_server(**settings_of(engine, GATEWAY_QUEUE_REDIS=url)) as server:
         await granted(server, 0)
         assert not server.logged_so_far("engine_away")
+
+
+async def test_a_key_of_another_type_is_named(engine: Server) -> None:
+    async with replicas(engine, 1) as deployment, Redis.from_url(engine.url) as asked:
+        await granted(deployment.leader, 0)
+        [grants] = await asked.keys("gateway-queue:grants:*")
+        await asked.delete([grants])
+        await asked.set(grants, "of somebody else")
+        async with asking(deployment.leader, deployment.leader, 1) as client:
+            line = await deployment.leader.logged("engine_refuses", step="take")
+            await asked.delete([grants])
+            answer = await client.answer()
+
+    assert grants.decode() in line["error"]
+    assert answer.is_grant

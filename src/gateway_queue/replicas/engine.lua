@@ -26,9 +26,16 @@ local DAY = 86400000
 
 local OPEN, WITHDRAWN = 'open', 'withdrawn'
 
-local call = redis.call
+-- Redis does not say which key it was that somebody else has written.
+local function call(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) == 'table' and answer.err then
+    error(answer.err .. ' (' .. command .. ' ' .. key .. ')')
+  end
+  return answer
+end
 
-local time = call('TIME')
+local time = redis.call('TIME')
 
 -- The process that executes this: a restart and a promotion make it another.
 local run = string.match(call('INFO', 'server'), 'run_id:(%x+)')

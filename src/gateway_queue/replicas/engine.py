@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import structlog
 from anyio import BrokenResourceError, ClosedResourceError
 from coredis import Redis
-from coredis.exceptions import RedisError
+from coredis.exceptions import RedisError, ResponseError
 
 from gateway_queue.redis_url import RedisURL
 from gateway_queue.replicas.connections import client
+
+log = structlog.get_logger()
 
 SCRIPT = Path(__file__).with_name("engine.lua").read_text(encoding="utf-8")
 
@@ -105,6 +108,7 @@ class Engine:
         self._client = client
         self._script = client.register_script(script)
         self._reader = reader
+        self._refused: set[str] = set()  # the steps that were, when they were last tried
 
     @classmethod
     @asynccontextmanager
@@ -134,7 +138,15 @@ class Engine:
 
         Raises EngineError, EraOverError, and, for a step of the leader, TermOverError.
         """
-        return await self._step(name, era, **given)
+        try:
+            answer = await self._step(name, era, **given)
+        except EngineError as error:
+            if isinstance(error.__cause__, ResponseError) and name not in self._refused:
+                self._refused.add(name)
+                log.error("engine_refuses", step=name, error=str(error))
+            raise
+        self._refused.discard(name)
+        return answer
 
     async def news(self, replica: str, event: str, entry: str) -> tuple[News, str, str]:
         """What came after this event and this entry, and the last of both; waits for it."""
