@@ -5,9 +5,10 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import trio
 from coredis import Redis
@@ -32,12 +33,16 @@ INSTALLED = [kind for kind, server in SERVERS.items() if server]
 class Server:
     """A server that can be killed, started again, stopped and continued."""
 
-    def __init__(self, kind: str, folder: Path, *options: str) -> None:
-        self.url = f"unix://{folder}/socket"
+    def __init__(
+        self, kind: str, folder: Path, *options: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.socket = folder / "socket"
+        self.url = f"unix://{self.socket}"
         self._folder = folder
+        self._environment = os.environ | dict(environment or {})
         command = SERVERS[kind]
         assert command is not None
-        nothing_else = "--port", "0", "--dir", str(folder), "--unixsocket", f"{folder}/socket"
+        nothing_else = "--port", "0", "--dir", str(folder), "--unixsocket", str(self.socket)
         self._command = [command, *nothing_else, "--save", "", *options]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -59,19 +64,41 @@ class Server:
         assert self._process is not None
         os.kill(self._process.pid, number)
 
+    def client(self) -> Redis[str]:
+        """To be used as a context."""
+        return Redis.from_url(self.url, decode_responses=True, retry_policy=NoRetryPolicy())
+
     async def flush(self) -> None:
-        async with Redis.from_url(self.url) as client:
+        async with self.client() as client:
             await client.flushall()
+
+    async def follow(self, port: int) -> None:
+        """Become a replica of the server at this port of 127.0.0.1, and know what it knows."""
+        async with self.client() as client:
+            await client.replicaof("127.0.0.1", port)
+            with trio.fail_after(PATIENCE):
+                while not await self._is_in_step(client):  # noqa: ASYNC110 - it tells nobody
+                    await trio.sleep(0.02)
+
+    async def promote(self) -> None:
+        """Become a primary."""
+        async with self.client() as client:
+            await client.replicaof()
+
+    async def _is_in_step(self, client: Redis[str]) -> bool:
+        return (await client.info("replication"))["master_link_status"] == "up"
 
     def _spawn(self) -> None:
         # A pipe would be inherited, and fill up.
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=self._environment
+            )
 
     async def _answers(self) -> bool:
         answers = False
         try:
-            async with Redis.from_url(self.url, retry_policy=NoRetryPolicy()) as client:
+            async with self.client() as client:
                 answers = await client.ping() is not None
         except* (RedisError, OSError):
             pass
@@ -83,10 +110,10 @@ def servers(folder: Path) -> Iterator[Callable[..., Server]]:
     """Make servers, which are killed in the end."""
     made: list[Server] = []
 
-    def make(kind: str, *options: str) -> Server:
+    def make(kind: str, *options: str, **more: Any) -> Server:
         place = folder / str(len(made))
         place.mkdir()
-        made.append(Server(kind, place, *options))
+        made.append(Server(kind, place, *options, **more))
         return made[-1]
 
     try:

@@ -2,15 +2,15 @@
 -- for a caller of another era. What a row, an event or a message says is up to Python.
 --
 -- The era ends where the state was lost, or where another process has it: after a restart, a
--- promotion, FLUSHALL, an old dump.
+-- promotion, FLUSHALL, an old dump. It also does where one of the keys is lost on which it depends
+-- that no grant is forgotten, as by eviction. That news are lost is seen by their numbers.
 
 local base, step, era = KEYS[1], ARGV[1], ARGV[2]
 local given = cjson.decode(ARGV[3])
 
 local STATE = base .. ':state'        -- run, era, term, leader, events: how many there were
 local BEATS = base .. ':beats'        -- replica: how often its heart has beaten
-local OFFERS = base .. ':offers'      -- offers that were made or withdrawn: which of both
-local TAKEN = base .. ':taken'        -- offers that were taken, and are not settled yet: their row
+local OFFERS = base .. ':offers'      -- era; what is not settled: open, withdrawn, or its row
 local NUMBERS = base .. ':numbers'    -- bot: the number of its latest grant
 local EVENTS = base .. ':events'      -- what all replicas hear
 local INBOX = base .. ':to:'          -- <replica>: what one of them hears
@@ -55,6 +55,15 @@ local function say(to, entry)
   call('PEXPIRE', INBOX .. to, INBOX_KEPT)
 end
 
+-- The row of the grant that an offer has become; nil if it was not taken.
+local function row_of(offer)
+  local found = call('HGET', OFFERS, offer)
+  return found and found ~= OPEN and found ~= WITHDRAWN and found or nil
+end
+
+local state = call('HMGET', STATE, 'run', 'era', 'term')
+local is_known = state[1] == run and state[2] and call('HGET', OFFERS, 'era') == state[2]
+
 local steps = {}
 
 -- Whether this server has replicas, or was one.
@@ -66,14 +75,14 @@ end
 
 -- {replica} -> the era, who leads, and where the events are.
 function steps.join()
-  local state = call('HMGET', STATE, 'run', 'era', 'term')
   era = state[2]
-  if state[1] ~= run or not era then
+  if not is_known then
     era = string.sub(run, 1, 8) .. '-' .. time[1] .. '-' .. time[2]
     -- Not one of those before, even if they were forgotten.
     local term = math.max((tonumber(state[3]) or 0) + 1, tonumber(time[1]))
     call('HSET', STATE, 'run', run, 'era', era, 'term', term, 'leader', '')
-    call('DEL', BEATS, OFFERS, TAKEN)
+    call('DEL', BEATS, OFFERS)
+    call('HSET', OFFERS, 'era', era)
   end
   call('HSET', BEATS, given.replica, 0)
   local now = call('HMGET', STATE, 'term', 'leader', 'events', 'settings')
@@ -110,7 +119,8 @@ function steps.lead()
   end
   local term, event = given.term + 1, last_event()
   call('HSET', STATE, 'term', term, 'leader', given.replica, 'settings', given.settings)
-  call('DEL', OFFERS, TAKEN)
+  call('DEL', OFFERS)
+  call('HSET', OFFERS, 'era', era)
   tell(cjson.encode({ what = 'led', term = term, leader = given.replica }))
   return { term = term, event = event, time = time[1] * 1000 + math.floor(time[2] / 1000) }
 end
@@ -137,10 +147,9 @@ end
 -- {bot, offer, event}: a grant was not given to its client, and never will be. Where it was not
 -- taken, it never can be.
 function steps.void()
-  local row = call('HGET', TAKEN, given.offer)
+  local row = row_of(given.offer)
   if row then
     call('XDEL', GRANTS .. given.bot, row)
-    call('HDEL', TAKEN, given.offer)
   end
   if call('HGET', OFFERS, given.offer) == OPEN or row then
     call('HSET', OFFERS, given.offer, WITHDRAWN)
@@ -154,10 +163,9 @@ function steps.take()
   if call('HGET', OFFERS, given.offer) ~= OPEN then
     return { no = 'offer' }
   end
-  call('HDEL', OFFERS, given.offer)
   local grants = GRANTS .. given.bot
   local row = call('XADD', grants, 'MINID', '~', time[1] * 1000 - DAY, '*', 'row', given.row)
-  call('HSET', TAKEN, given.offer, row)
+  call('HSET', OFFERS, given.offer, row)
   call('HSET', NUMBERS, given.bot, given.number)
   tell(given.event)
   return {}
@@ -183,7 +191,7 @@ end
 
 -- {offer} -> whether it was taken. If not, it never will be, even if it is yet to be made.
 function leaders.withdraw()
-  if call('HEXISTS', TAKEN, given.offer) == 1 then
+  if row_of(given.offer) then
     return { taken = true }
   end
   call('HSET', OFFERS, given.offer, WITHDRAWN)
@@ -193,7 +201,6 @@ end
 -- {offers: [offer]}: nothing more will be asked about them.
 function leaders.settle()
   for _, offer in ipairs(given.offers) do
-    call('HDEL', TAKEN, offer)
     call('HDEL', OFFERS, offer)
   end
   return {}
@@ -217,8 +224,7 @@ function leaders.note()
   return {}
 end
 
-local state = call('HMGET', STATE, 'run', 'era', 'term')
-if step ~= 'join' and (state[1] ~= run or state[2] ~= era) then
+if step ~= 'join' and (not is_known or state[2] ~= era) then
   return cjson.encode({ no = 'era' })
 end
 local act = steps[step]
