@@ -100,6 +100,15 @@ def test_news_that_were_missed_make_everything_unknown() -> None:
     assert heard.opens_at(BOT, 0, 1, UNKNOWN) < math.inf
 
 
+def test_what_may_yet_happen_unheard_is_not_taken_back() -> None:
+    """As when news are missed while a primary that was cut off may still accept grants."""
+    heard = Heard(now=0.0)
+    heard.forget(until=63.0)
+    heard.forget(until=60.0)
+
+    assert heard.opens_at(BOT, 0, 1, UNKNOWN) == pytest.approx(63 + WINDOW + UNKNOWN)
+
+
 def test_a_report_about_an_earlier_grant_can_only_postpone() -> None:
     heard = Heard(0.0)
     heard.taken(BOT, 0, 1, 1, 5.5, now=50.0)

@@ -53,7 +53,7 @@ class Heard:
 
     def forget(self, until: float) -> None:
         """Until then something may happen, or has happened, that is not heard of."""
-        self._since = until
+        self._since = max(self._since, until)
         self._bots.clear()
 
     def taken(
