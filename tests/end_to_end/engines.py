@@ -5,10 +5,9 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import trio
 from coredis import Redis
@@ -33,13 +32,10 @@ INSTALLED = [kind for kind, server in SERVERS.items() if server]
 class Server:
     """A server that can be killed, started again, stopped and continued."""
 
-    def __init__(
-        self, kind: str, folder: Path, *options: str, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, kind: str, folder: Path, *options: str) -> None:
         self.socket = folder / "socket"
         self.url = f"unix://{self.socket}"
         self._folder = folder
-        self._environment = os.environ | dict(environment or {})
         command = SERVERS[kind]
         assert command is not None
         nothing_else = "--port", "0", "--dir", str(folder), "--unixsocket", str(self.socket)
@@ -80,20 +76,13 @@ class Server:
                 while not await self._is_in_step(client):  # noqa: ASYNC110 - it tells nobody
                     await trio.sleep(0.02)
 
-    async def promote(self) -> None:
-        """Become a primary."""
-        async with self.client() as client:
-            await client.replicaof()
-
     async def _is_in_step(self, client: Redis[str]) -> bool:
         return (await client.info("replication"))["master_link_status"] == "up"
 
     def _spawn(self) -> None:
         # A pipe would be inherited, and fill up.
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=self._environment
-            )
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
 
     async def _answers(self) -> bool:
         answers = False
@@ -110,10 +99,10 @@ def servers(folder: Path) -> Iterator[Callable[..., Server]]:
     """Make servers, which are killed in the end."""
     made: list[Server] = []
 
-    def make(kind: str, *options: str, **more: Any) -> Server:
+    def make(kind: str, *options: str) -> Server:
         place = folder / str(len(made))
         place.mkdir()
-        made.append(Server(kind, place, *options, **more))
+        made.append(Server(kind, place, *options))
         return made[-1]
 
     try:

@@ -74,9 +74,7 @@ async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
         replica = make(kind, "--bind", "127.0.0.1", "--port", str(second))
         await primary.start()
         await replica.start()
-        async with client(RedisURL.parse(replica.url), PATIENCE, PATIENCE) as asked:
-            await asked.replicaof("127.0.0.1", first)
-            await until(partial(is_replica, asked))
+        await replica.follow(first)
         port = free_port()
         with sentinel(tmp_path, kind, first, port):
             url = RedisURL.parse(f"redis://127.0.0.1:{port}")
@@ -93,10 +91,6 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
                 if await holds():
                     return
             await trio.sleep(0.05)
-
-
-async def is_replica(server: Redis[str]) -> bool:
-    return (await server.info("replication"))["master_link_status"] == "up"
 
 
 async def knows_a_replica(sentinel: Redis[str]) -> bool:
