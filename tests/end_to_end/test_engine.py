@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engines import INSTALLED, Server, servers
@@ -26,33 +27,69 @@ async def engine(server: Server) -> AsyncIterator[Engine]:
         yield engine
 
 
+async def led(engine: Engine) -> tuple[str, dict[str, Any]]:
+    """An era in which replica ``one`` leads, and what names its term."""
+    joined = await engine.join("one")
+    return joined.era, {"term": (await engine.lead(joined.era, "one", joined.term, "{}")).term}
+
+
+async def lose(server: Server, *but: str) -> None:
+    """Delete all keys but these, as evictions may."""
+    async with server.client() as client:
+        await client.delete([key for key in await client.keys("gq:*") if key not in but])
+
+
 async def test_a_grant_of_which_a_part_is_lost_was_not_refused(
     server: Server, engine: Engine
 ) -> None:
     """Where keys are evicted, the one that says that it was taken may be the only one."""
-    era = (await engine.join("one")).era
-    led = await engine.lead(era, "one", (await engine.join("one")).term, "{}")
-    leads = {"term": led.term, "offer": OFFER["offer"]}
-    await engine.step("offer", era, **leads, to="one", entry="{}")
+    era, leads = await led(engine)
+    await engine.step("offer", era, **leads, offer=OFFER["offer"], to="one", entry="{}")
     await engine.step("take", era, **OFFER, number=1, row="[]", event="{}")
-    async with server.client() as client:
-        keys = await client.keys("gq:*")
-        for key in keys - {"gq:state", "gq:events"}:
-            await client.delete([key])
+    await lose(server, "gq:state", "gq:events")
     with pytest.raises(EraOverError):
-        await engine.step("withdraw", era, **leads)
+        await engine.step("withdraw", era, **leads, offer=OFFER["offer"])
 
 
 async def test_an_offer_that_was_withdrawn_cannot_come_back(server: Server, engine: Engine) -> None:
     """Its withdrawal is lost, and then it is made, late."""
-    joined = await engine.join("one")
-    led = await engine.lead(joined.era, "one", joined.term, "{}")
-    leads = {"term": led.term, "offer": OFFER["offer"]}
-    await engine.step("withdraw", joined.era, **leads)
-    async with server.client() as client:
-        await client.delete([key for key in await client.keys("gq:*") if key != "gq:state"])
+    era, leads = await led(engine)
+    await engine.step("withdraw", era, **leads, offer=OFFER["offer"])
+    await lose(server, "gq:state")
     with pytest.raises(EraOverError):
-        await engine.step("offer", joined.era, **leads, to="one", entry="{}")
+        await engine.step("offer", era, **leads, offer=OFFER["offer"], to="one", entry="{}")
     again = await engine.join("one")
-    assert again.era != joined.era
+    assert again.era != era
     assert (await engine.join("two")).era == again.era
+
+
+async def test_news_go_on_where_those_before_are_lost(server: Server, engine: Engine) -> None:
+    """With numbers that only grow: those of a clock could be lower than the ones before."""
+    era, _ = await led(engine)
+    for text in "1", "2":
+        await engine.step("tell", era, event=text)
+        await engine.step("say", era, to="two", entry=text)
+    before = await engine.news(era, "two", 0, 0)
+    await lose(server, "gq:state", "gq:offers", "gq:beats")
+    await engine.step("tell", era, event="3")
+    await engine.step("say", era, to="two", entry="3")
+    after = await engine.news(era, "two", before.events[-1][0], before.entries[-1][0])
+
+    assert [event for _, event in before.events[1:]] == [1, 2]  # the first is that one leads
+    assert before.entries == [(1, 1), (2, 2)]
+    assert after.events == [(before.events[-1][0] + 1, 3)]
+    assert after.entries == [(3, 3)]
+
+
+async def test_a_version_that_keeps_its_state_differently_has_eras_of_its_own(
+    server: Server, engine: Engine
+) -> None:
+    """Older versions had nothing in front of the run id."""
+    era, _ = await led(engine)
+    async with server.client() as client:
+        run = await client.hget("gq:state", "run")
+        assert run is not None
+        await client.hset("gq:state", {"run": run.partition("-")[2]})
+    with pytest.raises(EraOverError):
+        await engine.beat(era, "one")
+    assert (await engine.join("one")).era != era

@@ -389,7 +389,30 @@ async def test_news_are_heard_however_often_the_connection_breaks(engine: Server
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(break_news, client)
                     with pytest.raises(EngineError):
-                        await asked.news("one", "0-0", "0-0")
+                        await asked.news("era", "one", 0, 0)
+
+
+async def test_a_message_that_is_lost_is_said_again(engine: Server) -> None:
+    """Nobody says anything more meanwhile, so the client might wait for ever."""
+    async with (
+        replicas(engine, 2) as house,
+        Redis.from_url(engine.url, decode_responses=True) as state,
+        connect(house.others[0]) as client,
+    ):
+        house.leader.process.send_signal(signal.SIGSTOP)
+        for found in await state.client_list():  # what the leader waits for was as good as read
+            if found["cmd"].startswith("xread"):
+                await state.client_kill(identifier=int(found["id"]))
+        if earlier := await state.keys("*:to:*"):
+            await state.delete(earlier)
+        await client.ask(0)
+        with trio.fail_after(PATIENCE):
+            while not (said := await state.keys("*:to:*")):  # noqa: ASYNC110 - it tells nobody
+                await trio.sleep(0.005)
+        await state.delete(said)
+        house.leader.process.send_signal(signal.SIGCONT)
+
+        assert (await client.answer()).is_grant
 
 
 async def test_a_password_is_as_it_was_before_it_was_put_into_a_url(engine: Server) -> None:

@@ -3,26 +3,32 @@
 --
 -- The era ends where the state was lost, or where another process has it: after a restart, a
 -- promotion, FLUSHALL, an old dump. It also does where one of the keys is lost on which it depends
--- that no grant is forgotten, as by eviction. That news are lost is seen by their numbers.
+-- that no grant is forgotten, as by eviction. That news are lost is seen by their numbers, which
+-- only grow; Redis's clock may go back.
 
 local base, step, era = KEYS[1], ARGV[1], ARGV[2]
 local given = cjson.decode(ARGV[3])
 
-local STATE = base .. ':state'        -- run, era, term, leader, events: how many there were
+local STATE = base .. ':state'        -- run, era, term, leader, settings; see also `number`
 local BEATS = base .. ':beats'        -- replica: how often its heart has beaten
 local OFFERS = base .. ':offers'      -- era; what is not settled: open, withdrawn, or its row
 local NUMBERS = base .. ':numbers'    -- bot: the number of its latest grant
-local EVENTS = base .. ':events'      -- what all replicas hear
-local INBOX = base .. ':to:'          -- <replica>: what one of them hears
+local EVENTS = base .. ':events'      -- what all replicas hear in this era
+local INBOX = base .. ':to:'          -- <era>:<replica>: what one of them hears
 local GRANTS = base .. ':grants:'     -- <bot>: the grants of a day, by when they were given
 
 -- A replica that is so far behind has been taken for dead long ago.
 local EVENTS_KEPT, MESSAGES_KEPT = 10000, 5000
 
--- Nobody reads the inbox of a replica that has died.
-local INBOX_KEPT = 60000
-
 local DAY = 86400000
+
+-- Nobody reads the inbox of a replica that has died. It is kept for so long because Redis's clock
+-- may be set forward, too.
+local INBOX_KEPT = 2 * DAY
+
+-- Another one where keys or fields have another meaning: replicas of two versions that keep the
+-- state differently are then never of the same era.
+local LAYOUT = '2'
 
 local OPEN, WITHDRAWN = 'open', 'withdrawn'
 
@@ -38,21 +44,21 @@ end
 local time = redis.call('TIME')
 
 -- The process that executes this: a restart and a promotion make it another.
-local run = string.match(call('INFO', 'server'), 'run_id:(%x+)')
+local run = LAYOUT .. '-' .. string.match(call('INFO', 'server'), 'run_id:(%x+)')
 
-local function last_event()
-  local last = call('XREVRANGE', EVENTS, '+', '-', 'COUNT', 1)[1]
-  return last and last[1] or '0-0'
+-- The next of the `events` or of the `messages`.
+local function number(what)
+  return string.format('%d-0', call('HINCRBY', STATE, what, 1))
 end
 
 local function tell(event)
-  local number = call('HINCRBY', STATE, 'events', 1)
-  call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'number', number, 'event', event)
+  call('XADD', EVENTS, 'MAXLEN', '~', EVENTS_KEPT, number('events'), 'event', event)
 end
 
 local function say(to, entry)
-  call('XADD', INBOX .. to, 'MAXLEN', '~', MESSAGES_KEPT, '*', 'entry', entry)
-  call('PEXPIRE', INBOX .. to, INBOX_KEPT)
+  local inbox = INBOX .. era .. ':' .. to
+  call('XADD', inbox, 'MAXLEN', '~', MESSAGES_KEPT, number('messages'), 'entry', entry)
+  call('PEXPIRE', inbox, INBOX_KEPT)
 end
 
 -- The row of the grant that an offer has become; nil if it was not taken.
@@ -73,15 +79,15 @@ local function has_replicas()
   return not string.find(about, 'connected_slaves:0') or offset ~= '-1'
 end
 
--- {replica} -> the era, who leads, and where the events are.
+-- {replica} -> the era, who leads, and the number of the last event.
 function steps.join()
   era = state[2]
   if not is_known then
-    era = string.sub(run, 1, 8) .. '-' .. time[1] .. '-' .. time[2]
+    era = string.sub(run, 1, 10) .. '-' .. time[1] .. '-' .. time[2]
     -- Not one of those before, even if they were forgotten.
     local term = math.max((tonumber(state[3]) or 0) + 1, tonumber(time[1]))
     call('HSET', STATE, 'run', run, 'era', era, 'term', term, 'leader', '')
-    call('DEL', BEATS, OFFERS)
+    call('DEL', BEATS, OFFERS, EVENTS)
     call('HSET', OFFERS, 'era', era)
   end
   call('HSET', BEATS, given.replica, 0)
@@ -93,7 +99,6 @@ function steps.join()
     events = tonumber(now[3]) or 0,
     has_replicas = has_replicas(),
     settings = now[4] or nil,
-    event = last_event(),
   }
 end
 
@@ -111,24 +116,23 @@ function steps.beat()
   return { term = tonumber(state[1]), leader = state[2], beats = all }
 end
 
--- {replica, term, settings} -> the term that begins, and the last event of those before; `no`
--- if the term that is known is over.
+-- {replica, term, settings} -> the term that begins; `no` if the term that is known is over.
 function steps.lead()
   if tonumber(call('HGET', STATE, 'term')) ~= given.term then
     return { no = 'term' }
   end
-  local term, event = given.term + 1, last_event()
+  local term = given.term + 1
   call('HSET', STATE, 'term', term, 'leader', given.replica, 'settings', given.settings)
   call('DEL', OFFERS)
   call('HSET', OFFERS, 'era', era)
   tell(cjson.encode({ what = 'led', term = term, leader = given.replica }))
-  return { term = term, event = event, time = time[1] * 1000 + math.floor(time[2] / 1000) }
+  return { term = term, time = time[1] * 1000 + math.floor(time[2] / 1000) }
 end
 
 -- {replica}: it is gone, and has left nothing behind.
 function steps.bury()
   call('HDEL', BEATS, given.replica)
-  call('DEL', INBOX .. given.replica)
+  call('DEL', INBOX .. era .. ':' .. given.replica)
   return {}
 end
 

@@ -57,16 +57,15 @@ class BuriedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """How the state was found: who leads (nobody: empty), and the last event until then.
+    """How the state was found: who leads (nobody: empty).
 
-    ``events``: how many there had been. ``settings``: those of the last leader.
+    ``events``: the number of the last event until then. ``settings``: those of the last leader.
     ``has_replicas``: the engine may be replaced by one, or is one that replaced another.
     """
 
     era: str
     term: int
     leader: str
-    event: str
     events: int
     has_replicas: bool
     settings: str | None = None
@@ -83,19 +82,18 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Led:
-    """A term that begins; ``event`` is the last event of those before."""
+    """A term that begins."""
 
     term: int
-    event: str
     time: int  # Unix milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a replica has read: ``events`` for all, numbered, and ``entries`` for itself."""
+    """What a replica has read, each with its number: ``events`` for all, ``entries`` for it."""
 
     events: Sequence[tuple[int, Any]]
-    entries: Sequence[Any]
+    entries: Sequence[tuple[int, Any]]
 
 
 class Engine:
@@ -148,23 +146,16 @@ class Engine:
         self._refused.discard(name)
         return answer
 
-    async def news(self, replica: str, event: str, entry: str) -> tuple[News, str, str]:
-        """What came after this event and this entry, and the last of both; waits for it."""
-        events, inbox = f"{self._base}:events", f"{self._base}:to:{replica}"
+    async def news(self, era: str, replica: str, event: int, entry: int) -> News:
+        """What came after this event and this entry; waits for it."""
+        events, inbox = f"{self._base}:events", f"{self._base}:to:{era}:{replica}"
+        after = {events: f"{event}-0", inbox: f"{entry}-0"}
         with self._explained("news"):
-            read = await self._reader.xread(
-                {events: event, inbox: entry}, block=int(NEWS_WAIT * 1000), count=1000
-            )
+            read = await self._reader.xread(after, block=int(NEWS_WAIT * 1000), count=1000)
         read = read or {}
-        told, said = read.get(events, ()), read.get(inbox, ())
-        news = News(
-            [(int(one.field_values["number"]), _decoded(one, "event")) for one in told],
-            [_decoded(one, "entry") for one in said],
-        )
-        return (
-            news,
-            str(told[-1].identifier) if told else event,
-            str(said[-1].identifier) if said else entry,
+        return News(
+            [(_first_part(one), _decoded(one, "event")) for one in read.get(events, ())],
+            [(_first_part(one), _decoded(one, "entry")) for one in read.get(inbox, ())],
         )
 
     async def weaknesses(self) -> list[str]:
@@ -196,7 +187,7 @@ class Engine:
         """The rows of a bot's grants since then, the oldest first; times in Unix milliseconds."""
         with self._explained("grants"):
             rows = await self._client.xrange(f"{self._base}:grants:{bot}", start=str(since))
-        return [(int(str(r.identifier).partition("-")[0]), _decoded(r, "row")) for r in rows]
+        return [(_first_part(row), _decoded(row, "row")) for row in rows]
 
     async def _step(self, name: str, era: str, **given: object) -> Any:
         arguments = json.dumps({key: value for key, value in given.items() if value is not None})
@@ -223,6 +214,11 @@ class Engine:
                     one.connection_pool.disconnect()
             why = f" ({error.__cause__})" if error.__cause__ else ""
             raise EngineError(f"{what}: {error or type(error).__name__}{why}") from error
+
+
+def _first_part(entry: Any) -> int:
+    """The first number of an entry's id."""
+    return int(str(entry.identifier).partition("-")[0])
 
 
 def _decoded(entry: Any, field: str) -> Any:

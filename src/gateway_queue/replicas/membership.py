@@ -132,11 +132,11 @@ class Replica:
     async def run(self, office: Office) -> None:
         """Be one of the replicas, for ever, and hold the office while leading."""
         while True:
-            joined = await self._join()
+            await self._join()
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._beat)
-                    nursery.start_soon(self._listen, joined)
+                    nursery.start_soon(self._listen)
                     nursery.start_soon(self._lead_when_needed, office)
             except* (EraOverError, BuriedError) as over:
                 why = "era_over" if over.subgroup(EraOverError) else "taken_for_dead"
@@ -173,7 +173,7 @@ class Replica:
         except (EngineError, EraOverError, TermOverError) as error:
             log.debug("step_failed", step=step, error=str(error))
 
-    async def _join(self) -> Joined:
+    async def _join(self) -> None:
         pause = FIRST_PAUSE
         while True:
             try:
@@ -198,7 +198,6 @@ class Replica:
         self.lives.clear()
         self._see(joined.term, joined.leader)
         self._tell_changed()
-        return joined
 
     async def _warn_of_weaknesses(self) -> None:
         with suppress(EngineError):
@@ -247,11 +246,11 @@ class Replica:
             else:
                 life.own_beats += 1
 
-    async def _listen(self, joined: Joined) -> None:
-        event, entry = joined.event, "0-0"
+    async def _listen(self) -> None:
+        entry = 0
         while True:
             try:
-                news, event, entry = await self.engine.news(self.name, event, entry)
+                news = await self.engine.news(self.era, self.name, self._events, entry)
             except EngineError:
                 await trio.sleep(FIRST_PAUSE)
                 continue
@@ -262,7 +261,7 @@ class Replica:
                     self.heard.forget(now)
                 self._events = number
                 self._hear(what, now)
-            for message in news.entries:
+            for entry, message in news.entries:  # noqa: B007 - the last one is needed above
                 self._read(message)
             await trio.lowlevel.checkpoint()
 
@@ -287,8 +286,7 @@ class Replica:
         sender, number, items = message["from"], message["number"], message["items"]
         if message["term"] != self.term:
             return
-        if sender not in self.lives:  # it has joined since this one's last beat
-            self.lives[sender] = Life(0, trio.current_time())
+        self._see_alive(sender)
         if sender == self.leader and message["to"] == "doorman" and self.doorman is not None:
             self.doorman.read(sender, number, items)
         elif message["to"] == "desk" and self.desk is not None:
@@ -300,8 +298,15 @@ class Replica:
         if leader != self.name:
             self._leading.cancel()
         self.term, self.leader = term, leader
+        if leader:
+            self._see_alive(leader)
         self._consider_leading()
         self._tell_changed()
+
+    def _see_alive(self, replica: str) -> None:
+        """Take note of a replica that may have joined since this one's last beat."""
+        if replica not in self.lives:
+            self.lives[replica] = Life(0, trio.current_time())
 
     def _tell_changed(self) -> None:
         self.changed.set()
@@ -315,8 +320,15 @@ class Replica:
         self.fault = fault
 
     async def heard_all(self) -> None:
-        """Wait until everything is heard that was told before the term began that it leads."""
-        await self._has_heard_own_term.wait()
+        """Wait until everything is heard that was told before the term began that it leads.
+
+        If that does not come, it may be lost, and what was before counts as unknown.
+        """
+        with trio.move_on_after(DEAD) as waiting:
+            await self._has_heard_own_term.wait()
+        if waiting.cancelled_caught:
+            log.warning("news_missed", after=self._events)
+            self.heard.forget(trio.current_time())
 
     async def _lead_when_needed(self, office: Office) -> None:
         while True:
@@ -330,16 +342,20 @@ class Replica:
             self.desk = office.open(self.term + 1)  # before anybody can know, and ask
             try:
                 led = await self.engine.lead(self.era, self.name, self.term, self._about)
-                with trio.CancelScope() as self._leading:
-                    self._see(led.term, self.name)
-                    self._led_before = True
-                    log.info("leading", replica=self.name, term=led.term)
-                    await office.lead(led)
-                log.info("leads_no_more", replica=self.name, term=led.term)
+                self._see(led.term, self.name)
+                if led.term == self.term:  # and none after it is known
+                    await self._lead(office, led)
             except* (EngineError, TermOverError):
                 pass  # the next beat tells who leads
             finally:
                 self.desk = None
+
+    async def _lead(self, office: Office, led: Led) -> None:
+        with trio.CancelScope() as self._leading:
+            self._led_before = True
+            log.info("leading", replica=self.name, term=led.term)
+            await office.lead(led)
+        log.info("leads_no_more", replica=self.name, term=led.term)
 
     def _consider_leading(self) -> None:
         if self._is_vacant() and not self.ending and self.desk is None:
