@@ -352,9 +352,13 @@ class Desk:
                     box.is_buried = False
                     self.say(name, ["tell"])
             for name in self.replica.forgotten():
-                self._boxes.pop(name, None)
-                self._posts.pop(name, None)
-                await self._try("bury", replica=name)
+                await self._forget(name)
+
+    async def _forget(self, name: str) -> None:
+        self._boxes.pop(name, None)
+        if post := self._posts.pop(name, None):
+            post.close()
+        await self._try("bury", replica=name)
 
     async def _bury(self, box: _Mailbox) -> None:
         box.is_buried = True

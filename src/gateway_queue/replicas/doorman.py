@@ -74,6 +74,7 @@ class Doorman:
         self._held: dict[int, tuple[Turn, Callable[[], list[Any]]]] = {}
         self._ids: dict[Turn, int] = {}
         self._post: Post | None = None  # None: nobody leads
+        self._last_read = 0, 0  # the last term in which the leader said something, and the number
         self._taking: set[int] = set()  # requests for which an offer is being taken
         self._asked: dict[int, _Answered] = {}  # by its number, what the leader was asked
         self._given: dict[Turn, trio.Event] = {}  # what its client's own task hands over
@@ -204,7 +205,9 @@ class Doorman:
         """What all replicas hear is of no interest here."""
 
     def read(self, sender: str, number: int, items: Sequence[list[Any]]) -> None:  # noqa: ARG002
-        """Take what the leader says."""
+        """Take what the leader says; offers have no numbers."""
+        if number and not self._is_next(number):
+            return
         for item in items:
             match item:
                 case ["offer", name, request, about, confirm, shard, seconds]:
@@ -219,6 +222,18 @@ class Doorman:
                         self._held[request][0].drop()
                 case ["tell"] if self._post is not None:
                     self._tell_all(self._post)
+
+    def _is_next(self, number: int) -> bool:
+        """Whether a message is not one that was read before; if some are lost, tell all again."""
+        term, last = self._last_read
+        if term != self._replica.term:
+            last = 0
+        if number <= last:
+            return False
+        self._last_read = self._replica.term, number
+        if number > last + 1 and self._post is not None:
+            self._tell_all(self._post)
+        return True
 
     async def _talk(self, changed: trio.Event) -> None:
         """Tell a leader all, and then whatever comes, for as long as it leads."""

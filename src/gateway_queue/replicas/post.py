@@ -1,14 +1,15 @@
 """Messages from one replica to another, by way of the engine: in order, and none twice.
 
 A message is a list of items, which are lists whose first element says what they are. Items
-that are put in while a message is on its way go with the next one.
+that are put in while a message is on its way go with the next one. The engine may lose messages
+that were not read yet: whoever reads the next one sees that by its number.
 """
 
 import json
 from collections import deque
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import islice
+from itertools import count, islice
 from typing import Any, Literal
 
 import trio
@@ -20,6 +21,9 @@ AT_MOST = 200
 
 # Seconds until a message is sent again of which nobody knows whether it was.
 AGAIN = 0.1
+
+# After so many seconds without items an empty message is sent, lest a loss go unnoticed.
+QUIET = 10.0
 
 Item = list[Any]
 
@@ -53,20 +57,25 @@ class Post:
         self._head = head
         self._items: deque[Item] = deque()
         self._more = trio.Event()
+        self._running = trio.CancelScope()
 
     def put(self, item: Item) -> None:
         self._items.append(item)
         self._more.set()
 
+    def close(self) -> None:
+        """Send no more: nobody will read it."""
+        self._running.cancel()
+
     async def run(self) -> None:
-        """Send what is put in, for ever. Raises EraOverError."""
-        number = 0
-        while True:
-            await self._more.wait()
-            self._more = trio.Event()
-            while self._items:
+        """Send what is put in, until it is closed. Raises EraOverError."""
+        with self._running:
+            for number in count(1):
+                if not self._items:
+                    self._more = trio.Event()
+                    with trio.move_on_after(QUIET):
+                        await self._more.wait()
                 items = list(islice(self._items, AT_MOST))
-                number += 1
                 await self._send(number, items)
                 for _ in items:
                     self._items.popleft()
