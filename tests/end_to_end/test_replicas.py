@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from background import background
 from coredis import Redis
 from engines import INSTALLED, Server, servers
 from fake_discord import fake_discord
-from harness import Program, run_server, running_server
+from harness import DEFAULTS, Program, run_server, running, running_server, server_with
 from instants import EXACT, dial, logged_at
 from patience import PATIENCE
 from raw import Answer, Client, answer_of, connect
@@ -30,6 +31,9 @@ KEY = "sesame-51b0"
 
 # What an interval of 60 seconds keeps from being granted while a test looks.
 LONG = 60.0
+
+# As many replicas as are started in one moment.
+MANY = 16
 
 # A bucket goes on so soon after a replica has died, with some time for a busy machine.
 GOES_ON_WITHIN = 2.0 + 3.0
@@ -88,6 +92,12 @@ async def granted(at: Program, shard: int) -> Answer:
     return answer
 
 
+async def granted_to(bot: str, at: Program, shard: int) -> None:
+    """Ask for one of several bots."""
+    answer = await answer_of(at, f"GET /bots/{bot}/?shard={shard} HTTP/1.1", "Host: queue")
+    assert answer.is_grant, answer
+
+
 @asynccontextmanager
 async def asking(at: Program, leader: Program, shard: int, more: str = "") -> AsyncIterator[Client]:
     """A client of a replica, whose shard has a place."""
@@ -110,6 +120,11 @@ async def page_until(
         while not holds(answer := await page(at, path)):  # noqa: ASYNC110 - it tells nobody
             await trio.sleep(0.05)
     return answer
+
+
+def waiting(answer: httpx.Response) -> dict[str, int]:
+    """How many wait for each of several bots, by a ``/status``."""
+    return {bot["name"]: bot["waiting"] for bot in answer.json().get("bots", ())}
 
 
 def is_paused(answer: httpx.Response, reason: str) -> bool:
@@ -135,6 +150,53 @@ async def test_each_bucket_keeps_its_interval_whichever_replica_is_asked(engine:
         gaps = [late - soon for soon, late in pairwise(times)]
         assert len(gaps) == 5
         assert min(gaps) > INTERVAL - EXACT
+
+
+async def test_of_many_that_start_at_once_one_leads(engine: Server) -> None:
+    await engine.start()
+    answers: defaultdict[int, list[float]] = defaultdict(list)
+    settings = DEFAULTS | settings_of(engine, GATEWAY_QUEUE_MAX_CONCURRENCY=MANY)
+
+    async def ask(at: Program, shard: int) -> None:
+        answers[shard % MANY].append((await granted(at, shard)).at)
+
+    async with AsyncExitStack() as stack:
+        house = [
+            await stack.enter_async_context(running(*server_with(), **settings))
+            for _ in range(MANY)
+        ]
+        for at in house:
+            await at.logged("replica_joined")
+        async with trio.open_nursery() as nursery:
+            for shard, at in enumerate(2 * house):
+                nursery.start_soon(ask, at, shard)
+        status = await page_until(house[0], "/status", lambda answer: answer.is_success)
+
+    members = status.json()["replicas"]
+    assert len(members) == MANY
+    assert [member["leads"] for member in members].count(True) == 1
+    assert len(answers) == MANY
+    assert all(max(times) - min(times) > INTERVAL - EXACT for times in answers.values())
+
+
+async def test_several_bots_wait_side_by_side_at_all_replicas(
+    engine: Server, tmp_path: Path
+) -> None:
+    """Each keeps its own pace and places, also when another replica comes to lead."""
+    bots = tmp_path / "bots"
+    bots.mkdir()
+    for name in "quick", "slow":
+        (bots / f"{name}.toml").write_text("" if name == "quick" else "interval = 60")
+    async with replicas(engine, 3, GATEWAY_QUEUE_BOTS=bots) as house, AsyncExitStack() as stack:
+        one, two = house.others
+        for shard, at in enumerate((one, two, one)):
+            await granted_to("quick", at, shard)
+        waits = await stack.enter_async_context(connect(one))
+        await waits.send("GET /bots/slow/?shard=0 HTTP/1.1", "Host: queue")
+        await house.leader.logged("identify_queued", bot="slow", shard=0)
+        await house.leader.kill()
+        await granted_to("quick", two, 3)
+        await page_until(two, "/status", lambda page: waiting(page) == {"quick": 0, "slow": 1})
 
 
 async def test_who_came_first_goes_first_and_who_comes_back_has_its_place(engine: Server) -> None:
@@ -252,7 +314,9 @@ async def test_each_replica_answers_for_all(engine: Server) -> None:
         assert (await page(other, "/operator/pause", "PUT")).status_code == 401
 
         # Also to whoever leads next.
-        await trio.sleep(0.2)
+        async with Redis.from_url(engine.url) as state:
+            while not await state.exists(["gateway-queue:orders"]):  # noqa: ASYNC110
+                await trio.sleep(0.01)
         await house.leader.kill()
         await other.logged("leading")
         found = await page_until(other, "/status", lambda page: is_paused(page, "a test"))
