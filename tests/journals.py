@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gateway_queue.keeper.sqlite import Journals, SQLiteJournal
+from gateway_queue.queue.journal import Journal, Start
 
 BOT = "1234567890123456789"
 
@@ -22,3 +23,9 @@ def journal_at(path: Path) -> Alone:
 
 def journal_in_memory() -> Alone:
     return Alone(Journals.in_memory())
+
+
+def record(journal: Journal, shard: int | None, bucket: int, *, confirm: bool = False) -> int:
+    """Record one grant; returns its number."""
+    [number] = journal.record([Start(shard, bucket, confirm)])
+    return number

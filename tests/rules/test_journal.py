@@ -16,11 +16,11 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from journals import BOT, Alone, journal_at, journal_in_memory
+from journals import BOT, Alone, journal_at, journal_in_memory, record
 
 from gateway_queue.keeper.lock import JournalHeldError as Held
 from gateway_queue.keeper.sqlite import APPLICATION_ID, SCHEMA_VERSION, Journals
-from gateway_queue.queue.journal import Journal, JournalError, JournalLostError, Order
+from gateway_queue.queue.journal import Journal, JournalError, JournalLostError, Order, Start
 from gateway_queue.queue.rules.allowance import DAY
 
 NOW = 1_800_000_000.0
@@ -88,9 +88,9 @@ def make_sqlite_file(path: Path, *, application_id: int = 0, version: int = 0) -
 
 class TestRecord:
     def test_it_can_be_read_back(self, journal: Alone, clock: WallClock) -> None:
-        number = journal.record(7, bucket=3, confirm=True)
+        number = record(journal, 7, bucket=3, confirm=True)
         clock.now += 2
-        journal.record(None, bucket=0)
+        record(journal, None, bucket=0)
         clock.now += 10
         first, second = journal.last_day()
         assert (first.number, first.shard, first.confirm, first.age) == (number, 7, True, 12)
@@ -98,14 +98,14 @@ class TestRecord:
 
     def test_it_survives_reopening(self, path: Path) -> None:
         with closing(journal_at(path)) as journal:
-            numbers = [journal.record(shard, 0) for shard in (1, 2**32 - 1)]
+            numbers = [record(journal, shard, 0) for shard in (1, 2**32 - 1)]
         with closing(journal_at(path)) as journal:
             assert shards(journal) == [1, 2**32 - 1]
-            assert journal.record(3, 0) not in numbers
+            assert record(journal, 3, 0) not in numbers
 
     def test_a_file_without_orders_gets_room_for_them(self, path: Path) -> None:
         with closing(journal_at(path)) as journal:
-            journal.record(7, 0)
+            record(journal, 7, 0)
         with closing(sqlite3.connect(path)) as database:  # as the version before left it
             database.executescript(
                 "DROP TABLE orders; DROP TABLE forgiven; PRAGMA user_version = 2;"
@@ -118,13 +118,33 @@ class TestRecord:
             assert journal.orders()["pause"].value == "upgrade"
             assert [*journal.forgiven()] == [7]
 
+    def test_several_at_once_are_all_written_or_none(self, path: Path) -> None:
+        grants = [Start(7, 3, confirm=True), Start(None, 0), Start(2**32 - 1, 15)]
+        with closing(journal_at(path)) as journal:
+            record(journal, 1, 0)
+            assert [*journal.record(grants)] == [2, 3, 4]
+            with sqlite3.connect(path) as another:
+                another.execute("DELETE FROM grants WHERE number = 4")
+                another.execute("INSERT INTO grants VALUES (?, 6, 0, 0, 0, 0)", (BOT,))
+            another.close()
+            with pytest.raises(JournalLostError):
+                journal.record(grants)
+        assert rows(path) == 4
+        with closing(journal_at(path)) as journal:
+            assert [(past.number, past.shard, past.confirm) for past in journal.last_day()] == [
+                (1, 1, False),
+                (2, 7, True),
+                (3, None, False),
+            ]
+
     def test_it_survives_kill_9_which_also_frees_the_journal(self, path: Path) -> None:
         victim = f"""
 import os, pathlib, signal
 from gateway_queue.keeper.sqlite import Journals
+from gateway_queue.queue.journal import Start
 journal = Journals.at(pathlib.Path({str(path)!r}), heir={BOT!r}).of({BOT!r})
 for shard in range(3):
-    journal.record(shard, 0)
+    journal.record([Start(shard, 0)])
 os.kill(os.getpid(), signal.SIGKILL)
 """
         killed = subprocess.run([sys.executable, "-c", victim], check=False)
@@ -135,32 +155,32 @@ os.kill(os.getpid(), signal.SIGKILL)
     def test_a_day_later_it_no_longer_counts_and_is_soon_removed(
         self, journal: Alone, path: Path, clock: WallClock
     ) -> None:
-        journal.record(1, 0)
+        record(journal, 1, 0)
         clock.go_on(DAY - 1)
-        journal.record(2, 0)
+        record(journal, 2, 0)
         assert shards(journal) == [1, 2]
         clock.go_on(2)
         assert shards(journal) == [2]
         clock.go_on(2 * HOUR)
-        journal.record(3, 0)
+        record(journal, 3, 0)
         assert rows(path) == 2
 
     def test_each_turn_of_the_day_counts(self, journal: Alone, clock: WallClock) -> None:
-        journal.record(9, 0)
+        record(journal, 9, 0)
         clock.now += DAY + 1
         for shard in (1, 2, 2, None):
-            journal.record(shard, 0)
+            record(journal, shard, 0)
         assert shards(journal) == [1, 2, 2, None]
 
     def test_it_needs_no_file_where_nothing_is_to_be_kept(self) -> None:
         with closing(journal_in_memory()) as journal:
-            journal.record(1, 0)
+            record(journal, 1, 0)
             journal.check()
             assert shards(journal) == [1]
             assert journal.name == "memory"
 
     def test_it_holds_nothing_but_grants_and_orders(self, journal: Alone, path: Path) -> None:
-        journal.record(1, 0)
+        record(journal, 1, 0)
         with closing(sqlite3.connect(path)) as database:
             columns = database.execute("SELECT name FROM pragma_table_info('grants')").fetchall()
             tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
@@ -177,12 +197,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 class TestWallClock:
     def test_a_grant_in_the_future_counts_as_new(self, journal: Alone, clock: WallClock) -> None:
-        journal.record(1, 0)
+        record(journal, 1, 0)
         clock.now -= HOUR
         assert ages(journal) == [0.0]
 
     def test_a_grant_is_older_after_a_step_forward(self, journal: Alone, clock: WallClock) -> None:
-        journal.record(1, 0)
+        record(journal, 1, 0)
         clock.now += HOUR
         assert ages(journal) == [HOUR]
 
@@ -190,7 +210,7 @@ class TestWallClock:
         self, path: Path, clock: WallClock
     ) -> None:
         with closing(journal_at(path)) as journal:
-            journal.record(1, 0)
+            record(journal, 1, 0)
         clock.now = NOW - 3 * DAY
         with closing(journal_at(path)) as journal:
             assert ages(journal) == [0.0]
@@ -204,7 +224,7 @@ class TestWallClock:
         clock = WallClock()
         with patch("time.time", clock), closing(journal_in_memory()) as journal:
             for shard, step in enumerate(steps):
-                journal.record(shard, 0)
+                record(journal, shard, 0)
                 clock.now += step
             past = journal.last_day()
             assert {grant.shard for grant in past} == set(range(len(steps)))
@@ -218,7 +238,7 @@ class TestWallClock:
         numbers = []
         with patch("time.time", clock), closing(journal_in_memory()) as journal:
             for step in steps:
-                numbers.append(journal.record(1, 0))
+                numbers.append(record(journal, 1, 0))
                 clock.now += step
         assert len(set(numbers)) == len(numbers)
 
@@ -268,7 +288,7 @@ def replace(path: Path) -> None:
     """By a journal that is valid, and not ours."""
     other = path.with_name("other.sqlite")
     with closing(journal_at(other)) as journal:
-        journal.record(99, 0)
+        record(journal, 99, 0)
     other.replace(path)
 
 
@@ -318,12 +338,12 @@ class TestLock:
     ) -> None:
         with pytest.raises(Held, match=f"process {os.getpid()} on {socket.gethostname()}"):
             journal_at(path)
-        journal.record(1, 0)
+        record(journal, 1, 0)
         assert shards(journal) == [1]
 
     def test_a_second_one_takes_over_when_the_first_has_closed(self, path: Path) -> None:
         with closing(journal_at(path)) as first:
-            first.record(1, 0)
+            record(first, 1, 0)
             with pytest.raises(Held):
                 journal_at(path)
         with closing(journal_at(path)) as second:
@@ -339,7 +359,7 @@ class TestLock:
     def test_another_name_of_the_file_does_not_help(
         self, journal: Alone, path: Path, tmp_path: Path
     ) -> None:
-        journal.record(1, 0)
+        record(journal, 1, 0)
         other_name = tmp_path / "link.sqlite"
         other_name.symlink_to(path)
         with pytest.raises(Held), closing(journal_at(other_name)):
@@ -349,7 +369,7 @@ class TestLock:
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT * FROM grants").fetchall()
-            journal.record(1, 0)
+            record(journal, 1, 0)
         assert shards(journal) == [1]
 
     def test_another_writer_fails_a_record_at_once_and_for_that_time_only(
@@ -358,11 +378,11 @@ class TestLock:
         with closing(sqlite3.connect(path, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
             began_at = time.perf_counter()
-            for use in (lambda: journal.record(1, 0), journal.check):
+            for use in (lambda: record(journal, 1, 0), journal.check):
                 with pytest.raises(JournalError, match="locked"):
                     use()
             assert time.perf_counter() - began_at < 2
-        journal.record(2, 0)
+        record(journal, 2, 0)
         assert shards(journal) == [2]
 
     @pytest.mark.parametrize("lose", [delete_lock, delete, delete_folder, make_folder_anew])
@@ -380,35 +400,38 @@ class TestLock:
         self, journal: Alone, path: Path
     ) -> None:
         delete_lock(path)
-        journal.record(1, 0)
+        record(journal, 1, 0)
         journal.check()
 
     @parting
     def test_the_journal_itself_is_locked_too(self, journal: Alone, path: Path) -> None:
         delete_lock(path)
         assert "is in use by" in in_another_process(path, *APART)
-        journal.record(1, 0)
+        record(journal, 1, 0)
 
     def test_where_it_cannot_be_the_lock_file_counts(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delattr("fcntl.F_OFD_SETLK")
         with closing(journal_at(path)) as journal:
-            journal.record(1, 0)
+            record(journal, 1, 0)
             delete_lock(path)
             with pytest.raises(JournalLostError, match=r"sqlite\.lock was deleted"):
-                journal.record(2, 0)
+                record(journal, 2, 0)
 
     @parting
     def test_a_lost_journal_does_not_damage_its_replacement(self, tmp_path: Path) -> None:
         path = tmp_path / "folder" / "journal.sqlite"
         with closing(journal_at(path)) as journal:
-            journal.record(1, 0)
+            record(journal, 1, 0)
             delete_folder(path)
-            killed = f"journals.of({BOT!r}).record(2, 0); os.kill(os.getpid(), signal.SIGKILL)"
+            grant = "from gateway_queue.queue.journal import Start; {}.record([Start(2, 0)])"
+            killed = (
+                f"{grant.format(f'journals.of({BOT!r})')}; os.kill(os.getpid(), signal.SIGKILL)"
+            )
             assert not in_another_process(path, *APART, then=killed)
             with pytest.raises(JournalLostError):
-                journal.record(3, 0)
+                record(journal, 3, 0)
         with closing(journal_at(path)) as journal:
             assert shards(journal) == [2]
 
@@ -435,9 +458,9 @@ class TestLoss:
     ) -> None:
         path = tmp_path / "folder" / "journal.sqlite"
         with closing(journal_at(path)) as journal:
-            journal.record(1, 0)
+            record(journal, 1, 0)
             lose(path)
-            for use in (journal.check, lambda: journal.record(2, 0), journal.check_owner):
+            for use in (journal.check, lambda: record(journal, 2, 0), journal.check_owner):
                 with pytest.raises(JournalLostError, match=f"{why}.*until this server is restart"):
                     use()
 
@@ -464,7 +487,7 @@ class TestRefusedFile:
     def test_a_damaged_journal(self, path: Path, damaged_at: int) -> None:
         with closing(journal_at(path)) as journal:
             for shard in range(500):
-                journal.record(shard, 0)
+                record(journal, shard, 0)
         content = bytearray(path.read_bytes())
         content[damaged_at : damaged_at + 500] = b"\xff" * 500
         path.write_bytes(content)
@@ -475,7 +498,7 @@ class TestRefusedFile:
     def test_half_a_journal(self, path: Path) -> None:
         with closing(journal_at(path)) as journal:
             for shard in range(500):
-                journal.record(shard, 0)
+                record(journal, shard, 0)
         os.truncate(path, path.stat().st_size // 2)
         content = path.read_bytes()
         with pytest.raises(JournalError, match="is damaged"):
@@ -551,16 +574,16 @@ class TestFullDisk:
     def test_a_grant_that_cannot_be_written_is_not_recorded(
         self, journal: Alone, path: Path
     ) -> None:
-        journal.record(1, 0)
+        record(journal, 1, 0)
         with full_disk():
             for _ in range(3):
                 with pytest.raises(JournalError, match=f"cannot use the journal {path}"):
-                    journal.record(2, 0)
+                    record(journal, 2, 0)
                 with pytest.raises(JournalError):
                     journal.check()
             assert shards(journal) == [1]
         journal.check()
-        journal.record(3, 0)
+        record(journal, 3, 0)
         assert shards(journal) == [1, 3]
         journal.close()
         with closing(journal_at(path)) as again:
@@ -580,7 +603,7 @@ class TestSeveralBots:
 
     def test_each_has_its_own_grants_and_numbers(self, journals: Journals) -> None:
         one, other = journals.of("1"), journals.of("2")
-        numbers = [journal.record(shard, 0) for shard in (5, 6) for journal in (one, other)]
+        numbers = [record(journal, shard, 0) for shard in (5, 6) for journal in (one, other)]
         assert numbers == [1, 1, 2, 2]
         assert shards(one) == shards(other) == [5, 6]
         assert shards(journals.of("3")) == []
@@ -588,39 +611,39 @@ class TestSeveralBots:
     def test_only_its_own_past_tells_whether_a_turn_was_to_be_confirmed(
         self, journals: Journals
     ) -> None:
-        journals.of("1").record(0, 0)
-        journals.of("2").record(0, 0, confirm=True)
+        record(journals.of("1"), 0, 0)
+        record(journals.of("2"), 0, 0, confirm=True)
         assert [journals.of(bot).may_hold for bot in ("1", "2", "3")] == [False, True, True]
 
     def test_they_survive_reopening(self, path: Path) -> None:
         with closing(Journals.at(path, heir=BOT)) as journals:
-            journals.of("1").record(7, 0)
-            journals.of("2").record(8, 0)
+            record(journals.of("1"), 7, 0)
+            record(journals.of("2"), 8, 0)
         with closing(Journals.at(path, heir=BOT)) as journals:
             assert shards(journals.of("1")) == [7]
-            assert journals.of("2").record(9, 0) == 2
+            assert record(journals.of("2"), 9, 0) == 2
 
     def test_one_of_them_forgets_only_its_own_old_grants(
         self, journals: Journals, clock: WallClock
     ) -> None:
         one, other = journals.of("1"), journals.of("2")
-        other.record(0, 0)
-        one.record(0, 0)
+        record(other, 0, 0)
+        record(one, 0, 0)
         for _ in range(3):
             clock.go_on(DAY + HOUR)
-            one.record(0, 0)
+            record(one, 0, 0)
         assert len(one.last_day()) == 1
-        assert journals.of("2").record(0, 0) == 2  # as before a start: it is not new
+        assert record(journals.of("2"), 0, 0) == 2  # as before a start: it is not new
 
     def test_what_one_finds_lost_is_lost_for_all(self, journals: Journals, path: Path) -> None:
         one, other = journals.of("1"), journals.of("2")
-        one.record(0, 0)
+        record(one, 0, 0)
         path.rename(path.with_name("elsewhere"))
         with pytest.raises(JournalLostError):
-            one.record(0, 0)
+            record(one, 0, 0)
         path.with_name("elsewhere").rename(path)
         with pytest.raises(JournalLostError):
-            other.record(0, 0)
+            record(other, 0, 0)
 
 
 class TestFileOfOneBot:
@@ -639,7 +662,7 @@ class TestFileOfOneBot:
             assert [grant.age for grant in past] == [60, 50, 40, 30, 20]
             assert [grant.confirm for grant in past] == [False, False, False, True, False]
             assert journals.of(BOT).may_hold
-            assert journals.of(BOT).record(1, 0) == 6
+            assert record(journals.of(BOT), 1, 0) == 6
             assert shards(journals.of("another")) == []
 
     def test_it_stays_theirs_whoever_opens_it_next(self, path: Path) -> None:

@@ -50,10 +50,24 @@ async def test_one_bucket_is_serial_and_in_order_of_arrival() -> None:
         assert min(gaps(granted)) >= INTERVAL
 
 
-async def test_buckets_do_not_wait_for_each_other() -> None:
-    async with serving(buckets=16) as client:
-        granted = await answers([client.ask(f"/?shard={shard}") for shard in range(16)])
+@pytest.mark.parametrize("buckets", [16, 100])
+async def test_buckets_do_not_wait_for_each_other(buckets: int) -> None:
+    async with serving(buckets=buckets) as client:
+        granted = await answers([client.ask(f"/?shard={shard}") for shard in range(buckets)])
         assert max(gaps(granted)) == 0
+
+
+async def test_the_last_starts_go_to_those_who_have_waited_longest() -> None:
+    """All buckets open in one instant, and only three may grant."""
+    async with serving(buckets=8, starts=3) as client:
+        calls = []
+        for shard in (6, 1, 4, 0, 7, 2, 5, 3):
+            calls.append(client.ask(f"/?shard={shard}"))
+            await trio.sleep(MOMENT)
+        granted = await answers(calls[:3])
+        await trio.sleep(2 * INTERVAL)
+        assert max(gaps(granted)) == 0
+        assert client.queue.starts.last_day.granted(trio.current_time()) == 3
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 from asgi import Answer, Client
-from journals import journal_at, journal_in_memory
+from journals import journal_at, journal_in_memory, record
 from serving import FIRST, INTERVAL, MOMENT, Nobody, limit, serving
 from structlog.testing import capture_logs
 
@@ -216,7 +216,7 @@ async def crowded(*, history: int = 0, slowed: int = 0) -> AsyncIterator[Client]
     """A server at which 20,000 wait, after so many grants, and with so many of them slowed down."""
     journal = journal_in_memory()
     for shard in [*range(CROWD, CROWD + history), *[*range(0, 2 * slowed, 2)] * 2]:
-        journal.record(shard, 0)
+        record(journal, shard, 0)
     async with serving(crash_loop="1/600", starts=10**6, interval=3600, journal=journal) as client:
         turns = [client.queue.turn(shard, Nobody()) for shard in range(CROWD)]
         await wait_for(client)

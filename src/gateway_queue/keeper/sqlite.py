@@ -7,10 +7,11 @@ never depends on a file: after every start, the past counts as unknown. An opera
 are stored beside the grants.
 """
 
+import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -22,6 +23,7 @@ from gateway_queue.queue.journal import (
     Order,
     OrderKind,
     Past,
+    Start,
 )
 from gateway_queue.queue.ledger import Ledger
 from gateway_queue.queue.rules.allowance import DAY
@@ -74,6 +76,14 @@ CREATE TABLE forgiven (
 """
 
 SCHEMA = GRANTS + ORDERS + FORGIVEN
+
+
+RECORD = """
+INSERT INTO grants
+SELECT ?1, ?2 + key, ?3, json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+    json_extract(value, '$[2]')
+FROM json_each(?4) WHERE NOT EXISTS (SELECT 1 FROM grants WHERE bot = ?1 AND number >= ?2)
+"""
 
 
 class Journals:
@@ -173,24 +183,23 @@ class SQLiteJournal:
         self.may_hold = bool(may_hold)
         self._number = self._prunable = int(number)  # the last one given
 
-    def record(self, shard: int | None, bucket: int, *, confirm: bool = False) -> int:
-        """Write one grant, durably enough to survive ``kill -9``, and return its number.
+    def record(self, starts: Sequence[Start]) -> Sequence[int]:
+        """Write grants, durably enough to survive ``kill -9``, and return their numbers.
 
-        Raises JournalError if it cannot be written; then nothing is written.
+        Raises JournalError if they cannot be written; then nothing is written.
         """
         self.check_owner()
-        number = self._number + 1
+        numbers = range(self._number + 1, self._number + 1 + len(starts))
         with self._file.explained():
             self._prune()
+            # One statement, so that all are written or none, and the disk is asked once.
             written = self._database.execute(
-                "INSERT INTO grants SELECT ?, ?, ?, ?, ?, ?"
-                " WHERE NOT EXISTS (SELECT 1 FROM grants WHERE bot = ? AND number >= ?)",
-                (self._bot, number, time.time(), shard, bucket, confirm, self._bot, number),
+                RECORD, (self._bot, numbers[0], time.time(), json.dumps(starts))
             )
             if not written.rowcount:
                 raise JournalLostError(WRITTEN_BY_ANOTHER)
-        self._number = number
-        return number
+        self._number = numbers[-1]
+        return numbers
 
     def _prune(self) -> None:
         """Remove grants over a day old by the clock, except those given since the last pruning.

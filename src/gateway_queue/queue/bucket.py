@@ -2,8 +2,9 @@
 
 It sleeps until it may grant, and only then picks a shard, so a client that left in the
 meantime costs nothing. Picking, recording in the journal and handing over are one
-synchronous step. This module knows tasks and the trio clock. `line` orders the seats, `pace`
-does the arithmetic, and `starts` holds what all buckets share.
+synchronous step, which it takes together with all buckets that are due. This module knows
+tasks and the trio clock. `line` orders the seats, `pace` does the arithmetic, and `starts`
+holds what all buckets share.
 """
 
 import math
@@ -34,6 +35,10 @@ class Usher(Protocol):
 
     def dismiss(self, turn: Turn) -> None:
         """Take the turn of a client that left out of the line."""
+        ...
+
+    def grant_together(self, bucket: "Bucket", now: float) -> None:
+        """Grant the next in this bucket, which may do so, and in others that are due as well."""
         ...
 
     def end_hand_over(self, grant: int) -> None:
@@ -78,7 +83,7 @@ class Bucket:
             now = trio.current_time()
             self.line.forget(now)
             if self.may_grant_at(now) <= now:
-                await self._grant_next(now)
+                await self._grant(now)
 
     def look_again(self) -> None:
         """Wake the bucket, because something it is waiting for has changed."""
@@ -133,15 +138,21 @@ class Bucket:
         if bucket is not self:  # a resize happened while the turn was in the channel
             bucket.look_again()
 
-    async def _grant_next(self, now: float) -> None:
+    def is_due(self, now: float) -> bool:
+        """Whether it may grant if a start may be spent, and has no arrivals to seat first."""
+        return (
+            self.pace.ready_at <= now
+            and self.line.waiting > 0
+            and not self._arrivals.statistics().current_buffer_used
+        )
+
+    async def _grant(self, now: float) -> None:
         """Pick, record and hand over; it never waits, so no other task can run in between."""
-        turn = self._next_who_is_here(now)
-        if turn is None:
-            return
+        self._usher.grant_together(self, now)
+
+    def hand_over(self, turn: Turn, number: int, now: float) -> None:
+        """Give a turn its grant, which has been recorded and counted."""
         could_at = self._could_at(turn, now)
-        number = self._starts.spend(turn.shard, self.index, confirm=turn.confirm)
-        if number is None:
-            return
         since = self.take_out(turn, number)
         is_handed_over = turn.client.hand_over(number)
         now = trio.current_time()
@@ -174,7 +185,7 @@ class Bucket:
             self._asked_twice.add(shard)
             self._report(AskedTwice(shard, granted.client.peer, waiting.client.peer))
 
-    def _next_who_is_here(self, now: float) -> Turn | None:
+    def next_who_is_here(self, now: float) -> Turn | None:
         """The next turn whose client is still connected; clients that hung up are skipped."""
         for _ in range(PORTION):
             turn = self.line.next(now)

@@ -1,8 +1,9 @@
 """The interface of the durable record of grants; ``keeper/`` has the implementations."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from gateway_queue.queue.ledger import Ledger
@@ -41,6 +42,14 @@ class Order:
     left: float = math.inf
 
 
+class Start(NamedTuple):
+    """A session start that is granted."""
+
+    shard: int | None
+    bucket: int
+    confirm: bool = False
+
+
 class Journal(Protocol):
     """Records each grant before it is handed over. Every method may raise JournalError."""
 
@@ -57,8 +66,8 @@ class Journal(Protocol):
         """What records the grants where several replicas give them; None: `record` does."""
         ...
 
-    def record(self, shard: int | None, bucket: int, *, confirm: bool = False) -> int:
-        """Write one grant durably and return its number; if that fails, nothing is written."""
+    def record(self, starts: Sequence[Start]) -> Sequence[int]:
+        """Write grants durably and return their numbers; if that fails, nothing is written."""
         ...
 
     def check(self) -> None:

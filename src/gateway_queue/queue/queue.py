@@ -6,7 +6,7 @@ calls for.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 
 import trio
 
@@ -22,6 +22,7 @@ from gateway_queue.queue.events import (
     Report,
     ShardMissing,
 )
+from gateway_queue.queue.journal import Start
 from gateway_queue.queue.ledger import Member
 from gateway_queue.queue.rules.allowance import SessionStartLimit
 from gateway_queue.queue.rules.line import Line, Move, Place, Seat, key_of
@@ -33,6 +34,9 @@ from gateway_queue.queue.turn import Client, Turn
 # A confirmation counts for this many seconds after its grant. Each repetition postpones the
 # bucket's opening, so a client that confirmed on every heartbeat would block everyone else.
 CONFIRM_WITHIN = 60.0
+
+# The most buckets that grant in one step, which then takes a few milliseconds.
+TOGETHER = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +257,23 @@ class Queue:
             self.end_hand_over(turn.grant)
         elif turn.is_in_line is not False and not self._closed:
             self.dismiss(turn)
+
+    def grant_together(self, bucket: Bucket, now: float) -> None:
+        """Grant the next in this bucket, which may do so, and in others that are due as well.
+
+        All are recorded in one write, before the first is handed over. The last starts go to
+        those who have waited longest.
+        """
+        others = (other for other in self.buckets if other is not bucket and other.is_due(now))
+        due = [bucket, *islice(others, TOGETHER - 1)]
+        picked = [(b, turn) for b in due if (turn := b.next_who_is_here(now))]
+        if len(picked) > (left := self.starts.left(now)):
+            picked = sorted(picked, key=lambda pick: pick[0].line.since(pick[1]))[:left]
+        if picked:
+            numbers = self.starts.spend([Start(t.shard, b.index, t.confirm) for b, t in picked])
+            for (b, turn), number in zip(picked, numbers, strict=False):
+                self.starts.count(turn.shard, number, confirm=turn.confirm)
+                b.hand_over(turn, number, now)
 
     def end_hand_over(self, grant: int) -> None:
         """A grant that was in hand has been handed over."""

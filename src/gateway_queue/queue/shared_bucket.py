@@ -20,9 +20,9 @@ class SharedBucket(Bucket):
         assert ledger is not None  # noqa: S101 - otherwise the buckets are not shared
         return ledger
 
-    async def _grant_next(self, now: float) -> None:
+    async def _grant(self, now: float) -> None:
         """Pick, and have granted: the bucket is shut until it is known what became of that."""
-        turn = self._next_who_is_here(now)
+        turn = self.next_who_is_here(now)
         if turn is None:
             return
         could_at = self._could_at(turn, now)

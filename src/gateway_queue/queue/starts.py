@@ -6,7 +6,7 @@ nothing about the order or the pace of grants.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +22,14 @@ from gateway_queue.queue.events import (
     Report,
     UsageRose,
 )
-from gateway_queue.queue.journal import Journal, JournalError, JournalLostError, Order, OrderKind
+from gateway_queue.queue.journal import (
+    Journal,
+    JournalError,
+    JournalLostError,
+    Order,
+    OrderKind,
+    Start,
+)
 from gateway_queue.queue.rules.allowance import (
     Allowance,
     ReadAllowance,
@@ -150,23 +157,22 @@ class Starts:
         grant = self._latest.get(shard)
         return grant if grant and grant.at + CONFIRMABLE > now else None
 
-    def spend(self, shard: int | None, bucket: int, *, confirm: bool) -> int | None:
-        """Record a grant and return its number; None if the journal cannot be written."""
+    def spend(self, starts: Sequence[Start]) -> Sequence[int]:
+        """Record grants and return their numbers; none if the journal cannot be written."""
         try:
-            number = self.journal.record(shard, bucket, confirm=confirm)
+            numbers = self.journal.record(starts)
         except JournalLostError as error:
             self._lose_journal(error)
-            return None
+            return ()
         except JournalError as error:
             if self._journal_ready_at == -math.inf:
                 self._report(JournalFailed(str(error), self._retry))
             self._journal_ready_at = trio.current_time() + self._retry
-            return None
+            return ()
         if self._journal_ready_at > -math.inf:
             self._report(JournalRecovered())
             self._journal_ready_at = -math.inf
-        self.count(shard, number, confirm=confirm)
-        return number
+        return numbers
 
     def count(self, shard: int | None, number: int, *, confirm: bool) -> None:
         """Count a grant that was recorded."""

@@ -7,7 +7,7 @@ happened, and in one go.
 import json
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from gateway_queue.queue.events import Event
-from gateway_queue.queue.journal import JournalError, Order, OrderKind, Past
+from gateway_queue.queue.journal import JournalError, Order, OrderKind, Past, Start
 from gateway_queue.queue.ledger import Fate, Member
 from gateway_queue.queue.queue import Gateway, Queue
 from gateway_queue.queue.rules.allowance import DAY, SessionStartLimit
@@ -194,7 +194,7 @@ class SharedJournal:
     def ledger(self) -> "SharedJournal":
         return self
 
-    def record(self, shard: int | None, bucket: int, *, confirm: bool = False) -> int:  # noqa: ARG002
+    def record(self, starts: Sequence[Start]) -> Sequence[int]:  # noqa: ARG002
         """Grants are recorded by the replica that gives them."""
         raise JournalError("grants of several replicas are recorded where they are given")
 

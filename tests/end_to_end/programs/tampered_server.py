@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from pkgutil import resolve_name
@@ -115,7 +115,7 @@ def stops_itself() -> None:
     calls: Counter[str] = Counter()
     spend = Starts.spend
 
-    def next_grant(*about: Any, **more: Any) -> int | None:
+    def next_grant(*about: Any, **more: Any) -> Sequence[int]:
         awaited[:] = [stops.pop(0)] if stops else []
         calls.clear()
         return spend(*about, **more)
