@@ -2,8 +2,9 @@
 
 import json
 import signal
+import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +21,7 @@ from fake_discord import fake_discord
 from harness import DEFAULTS, Program, run_server, running, running_server, server_with
 from instants import EXACT, dial, logged_at
 from patience import PATIENCE
-from raw import Answer, Client, answer_of, connect
+from raw import Answer, Client, answer_of, connect, tampered_server
 
 from gateway_queue.replicas.engine import Engine, EngineError
 
@@ -120,6 +121,15 @@ async def page_until(
         while not holds(answer := await page(at, path)):  # noqa: ASYNC110 - it tells nobody
             await trio.sleep(0.05)
     return answer
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until this holds of Redis, which tells nobody."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            if await holds():
+                return
+            await trio.sleep(0.01)
 
 
 def waiting(answer: httpx.Response) -> dict[str, int]:
@@ -315,8 +325,11 @@ async def test_each_replica_answers_for_all(engine: Server) -> None:
 
         # Also to whoever leads next.
         async with Redis.from_url(engine.url) as state:
-            while not await state.exists(["gateway-queue:orders"]):  # noqa: ASYNC110
-                await trio.sleep(0.01)
+
+            async def is_recorded() -> bool:
+                return bool(await state.exists(["gateway-queue:orders"]))
+
+            await until(is_recorded)
         await house.leader.kill()
         await other.logged("leading")
         found = await page_until(other, "/status", lambda page: is_paused(page, "a test"))
@@ -470,13 +483,84 @@ async def test_a_message_that_is_lost_is_said_again(engine: Server) -> None:
         if earlier := await state.keys("*:to:*"):
             await state.delete(earlier)
         await client.ask(0)
-        with trio.fail_after(PATIENCE):
-            while not (said := await state.keys("*:to:*")):  # noqa: ASYNC110 - it tells nobody
-                await trio.sleep(0.005)
-        await state.delete(said)
+
+        async def something_is_said() -> bool:
+            return bool(await state.keys("*:to:*"))
+
+        await until(something_is_said)
+        await state.delete(await state.keys("*:to:*"))
         house.leader.process.send_signal(signal.SIGCONT)
 
         assert (await client.answer()).is_grant
+
+
+@asynccontextmanager
+async def forgetful(engine: Server) -> AsyncIterator[tuple[Program, Program]]:
+    """A leader and another replica, which forget each other soon, and have talked."""
+    await engine.start()
+    settings = settings_of(engine)
+    change = "replicas_are_forgotten_soon"
+    async with tampered_server(change, **settings) as leader:
+        await leader.logged("leading")
+        async with tampered_server(change, **settings) as other:
+            await other.logged("replica_joined")
+            for _ in range(3):
+                await page_until(other, "/status", lambda answer: answer.is_success)
+            yield leader, other
+
+
+async def test_a_replica_that_was_forgotten_is_heard_when_it_is_back(engine: Server) -> None:
+    async with forgetful(engine) as (_, other), Redis.from_url(engine.url) as state:
+        other.process.send_signal(signal.SIGSTOP)
+
+        async def is_forgotten() -> bool:
+            return await state.hlen("gateway-queue:beats") == 1
+
+        await until(is_forgotten)
+        other.process.send_signal(signal.SIGCONT)
+        await other.logged("replica_joins_again")
+        await granted(other, 0)
+        assert (await page(other, "/status")).is_success
+
+
+async def test_nothing_is_said_to_a_replica_that_has_left(engine: Server) -> None:
+    async with forgetful(engine) as (leader, other), Redis.from_url(engine.url) as state:
+
+        async def said_to(replica: Program) -> int:
+            name = replica.logged_so_far("replica_joined")[0]["replica"]
+            inboxes = await state.keys(f"gateway-queue:to:*:{name}")
+            return sum([await state.xlen(inbox) for inbox in inboxes])
+
+        async def nothing_more_is_said() -> bool:
+            return not await said_to(other)
+
+        async def more_is_said_to_the_leader() -> bool:
+            return await said_to(leader) >= so_far + 3
+
+        assert await said_to(other)
+        await other.stop()
+        await until(nothing_more_is_said)
+        so_far = await said_to(leader)  # by itself, as it holds clients, too
+        await until(more_is_said_to_the_leader)
+        assert await nothing_more_is_said()
+
+
+async def test_a_state_that_was_put_back_is_noticed(engine: Server) -> None:
+    """By the same Redis, so what replicas have heard is ahead of what they could hear next."""
+    async with replicas(engine, 2) as house, Redis.from_url(engine.url) as state:
+        (other,) = house.others
+        await granted(other, 0)
+        keys = await state.keys("gateway-queue:*")
+        for key in keys:
+            await state.copy(key, b"backup:" + key)
+        await granted(other, 1)
+        for key in keys:
+            await state.copy(b"backup:" + key, key, replace=True)
+        put_back_at = time.time()
+        for replica in house.all:
+            await replica.logged("replica_joins_again")
+        answer = await granted(other, 2)
+    assert answer.at - put_back_at > INTERVAL + 1.0  # and the window of a claim
 
 
 async def test_a_password_is_as_it_was_before_it_was_put_into_a_url(engine: Server) -> None:

@@ -22,7 +22,7 @@ from gateway_queue.queue.standing import standing_of
 from gateway_queue.queue.turn import Turn
 from gateway_queue.replicas.engine import EngineError, EraOverError, TermOverError
 from gateway_queue.replicas.membership import BEAT, Replica
-from gateway_queue.replicas.post import AGAIN, Head, Item, Post, digest
+from gateway_queue.replicas.post import AGAIN, NONE, Head, Item, Number, Post, digest, follows
 from gateway_queue.watch.feed import FullError
 
 log = structlog.get_logger()
@@ -125,7 +125,7 @@ class _Mailbox:
 
     turns: dict[int, tuple[str, VisitorsTurn]] = field(default_factory=dict)
     waiting: Counter[str] = field(default_factory=Counter)  # how many turns, by their bots' names
-    number: int = 0
+    number: Number = NONE
     is_buried: bool = False  # its clients had to leave, and it was not told to name them again
 
 
@@ -214,11 +214,11 @@ class Desk:
         assert offer is not None  # noqa: S101 - the cases above
         offer.change()
 
-    def read(self, sender: str, number: int, items: Sequence[Item]) -> None:
+    def read(self, sender: str, number: Number, items: Sequence[Item]) -> None:
         box = self._boxes[sender]
         if number <= box.number:
             return
-        if number > box.number + 1:
+        if not follows(number, box.number):
             self.say(sender, ["tell"])
         box.number = number
         self._items.extend((sender, item) for item in items)
@@ -351,10 +351,17 @@ class Desk:
                 elif box.is_buried and not is_silent:
                     box.is_buried = False
                     self.say(name, ["tell"])
-            for name in self.replica.forgotten():
+            for name in [*self.replica.forgotten(), *self._gone()]:
                 await self._forget(name)
 
+    def _gone(self) -> list[str]:
+        """The replicas that have left, and have no turns any more."""
+        known = {*self._boxes, *self._posts} - self.replica.lives.keys()
+        return [name for name in known if name not in self._boxes or not self._boxes[name].turns]
+
     async def _forget(self, name: str) -> None:
+        for who in [who for who in self._viewers if who[0] == name]:
+            self._leave(who)
         self._boxes.pop(name, None)
         if post := self._posts.pop(name, None):
             post.close()
@@ -384,7 +391,7 @@ class Desk:
         turn.offer = name
         offer = self._offers[name] = _Offer()
         replica = turn.client.replica
-        entry = Head(self.replica.name, self.term, "doorman").message(0, [item])
+        entry = Head(self.replica.name, self.term, "doorman").message([item])
         was_made = await self._try("offer", offer=name, to=replica, entry=entry) is not None
         with trio.move_on_after(OFFER):
             while offer.taken_at is None and not offer.is_refused and not self.is_over:

@@ -19,7 +19,7 @@ from gateway_queue.queue.standing import Standing
 from gateway_queue.queue.turn import Client, Turn
 from gateway_queue.replicas.engine import EngineError, EraOverError, TermOverError
 from gateway_queue.replicas.membership import Replica
-from gateway_queue.replicas.post import AGAIN, Head, Post, digest
+from gateway_queue.replicas.post import AGAIN, NONE, Head, Number, Post, digest, follows
 
 # How long to wait for what the leader says, in seconds.
 PATIENCE = 5.0
@@ -74,7 +74,7 @@ class Doorman:
         self._held: dict[int, tuple[Turn, Callable[[], list[Any]]]] = {}
         self._ids: dict[Turn, int] = {}
         self._post: Post | None = None  # None: nobody leads
-        self._last_read = 0, 0  # the last term in which the leader said something, and the number
+        self._last_read = "", NONE  # the leader who said something last, and its number
         self._taking: set[int] = set()  # requests for which an offer is being taken
         self._asked: dict[int, _Answered] = {}  # by its number, what the leader was asked
         self._given: dict[Turn, trio.Event] = {}  # what its client's own task hands over
@@ -204,43 +204,40 @@ class Doorman:
     def hear(self, event: dict[str, Any], now: float) -> None:
         """What all replicas hear is of no interest here."""
 
-    def read(self, sender: str, number: int, items: Sequence[list[Any]]) -> None:  # noqa: ARG002
+    def read(self, sender: str, number: Number, items: Sequence[list[Any]]) -> None:
         """Take what the leader says; offers have no numbers."""
-        if number and not self._is_next(number):
-            return
+        if number != NONE:
+            leader, last = self._last_read
+            last = last if leader == sender else NONE
+            if number <= last:
+                return
+            self._last_read = sender, number
+            if not follows(number, last):
+                self._tell_all()
         for item in items:
-            match item:
-                case ["offer", name, request, about, confirm, shard, seconds]:
-                    offer = Offer(name, request, tuple(about), shard, confirm, seconds)
-                    self._offers.send_nowait(offer)
-                case ["answer", asked, answer]:
-                    if found := self._asked.get(asked):
-                        found.answer = answer
-                        found.event.set()
-                case ["drop", request]:
-                    if request in self._held:
-                        self._held[request][0].drop()
-                case ["tell"] if self._post is not None:
-                    self._tell_all(self._post)
+            self._handle(item)
 
-    def _is_next(self, number: int) -> bool:
-        """Whether a message is not one that was read before; if some are lost, tell all again."""
-        term, last = self._last_read
-        if term != self._replica.term:
-            last = 0
-        if number <= last:
-            return False
-        self._last_read = self._replica.term, number
-        if number > last + 1 and self._post is not None:
-            self._tell_all(self._post)
-        return True
+    def _handle(self, item: list[Any]) -> None:
+        match item:
+            case ["offer", name, request, about, confirm, shard, seconds]:
+                offer = Offer(name, request, tuple(about), shard, confirm, seconds)
+                self._offers.send_nowait(offer)
+            case ["answer", asked, answer]:
+                if found := self._asked.get(asked):
+                    found.answer = answer
+                    found.event.set()
+            case ["drop", request]:
+                if request in self._held:
+                    self._held[request][0].drop()
+            case ["tell"]:
+                self._tell_all()
 
     async def _talk(self, changed: trio.Event) -> None:
         """Tell a leader all, and then whatever comes, for as long as it leads."""
         replica = self._replica
         head = Head(replica.name, replica.term, "desk")
         post = self._post = Post(replica.engine, replica.era, replica.leader, head)
-        self._tell_all(post)
+        self._tell_all()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send, post)
             await changed.wait()
@@ -256,9 +253,11 @@ class Doorman:
         except EraOverError:
             return  # there will be another
 
-    def _tell_all(self, post: Post) -> None:
-        for _, ask in self._held.values():
-            post.put(ask())
+    def _tell_all(self) -> None:
+        """Tell whom this replica holds; if nobody leads, whoever comes to lead is told."""
+        if self._post is not None:
+            for _, ask in self._held.values():
+                self._post.put(ask())
 
     async def _ask(self, what: str, *given: Any) -> Any:
         if self._post is None:

@@ -3,8 +3,8 @@
 --
 -- The era ends where the state was lost, or where another process has it: after a restart, a
 -- promotion, FLUSHALL, an old dump. It also does where one of the keys is lost on which it depends
--- that no grant is forgotten, as by eviction. That news are lost is seen by their numbers, which
--- only grow; Redis's clock may go back.
+-- that no grant is forgotten, as by eviction. Lost news shows as a gap in the numbers, which only
+-- grow, whatever Redis's clock does.
 
 local base, step, era = KEYS[1], ARGV[1], ARGV[2]
 local given = cjson.decode(ARGV[3])
@@ -22,12 +22,12 @@ local EVENTS_KEPT, MESSAGES_KEPT = 10000, 5000
 
 local DAY = 86400000
 
--- Nobody reads the inbox of a replica that has died. It is kept for so long because Redis's clock
--- may be set forward, too.
+-- Nobody reads the inbox of a replica that has died. So long that setting Redis's clock forward
+-- by a day loses nothing.
 local INBOX_KEPT = 2 * DAY
 
--- Another one where keys or fields have another meaning: replicas of two versions that keep the
--- state differently are then never of the same era.
+-- Change this whenever a key or a field changes its meaning: versions that keep the state
+-- differently then never share an era.
 local LAYOUT = '2'
 
 local OPEN, WITHDRAWN = 'open', 'withdrawn'
@@ -102,18 +102,23 @@ function steps.join()
   }
 end
 
--- {replica} -> who leads, and the beats of all; `no` if this one was taken for dead.
+-- {replica} -> who leads, the number of the last event, and the beats of all; `no` if this one was taken for dead.
 function steps.beat()
   if call('HEXISTS', BEATS, given.replica) == 0 then
     return { no = 'buried' }
   end
   call('HINCRBY', BEATS, given.replica, 1)
-  local state = call('HMGET', STATE, 'term', 'leader')
+  local state = call('HMGET', STATE, 'term', 'leader', 'events')
   local beats, all = call('HGETALL', BEATS), {}
   for at = 1, #beats, 2 do
     all[beats[at]] = tonumber(beats[at + 1])
   end
-  return { term = tonumber(state[1]), leader = state[2], beats = all }
+  return {
+    term = tonumber(state[1]),
+    leader = state[2],
+    events = tonumber(state[3]) or 0,
+    beats = all,
+  }
 end
 
 -- {replica, term, settings} -> the term that begins; `no` if the term that is known is over.

@@ -73,10 +73,14 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Who leads in which term, and how often the hearts of all have beaten."""
+    """Who leads in which term, and how often the hearts of all have beaten.
+
+    ``events``: the number of the last event.
+    """
 
     term: int
     leader: str
+    events: int
     beats: Mapping[str, int]
 
 

@@ -5,7 +5,7 @@ to know that in time: every step of a leader names its term, and is refused once
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from gateway_queue.replicas.engine import (
     Led,
     TermOverError,
 )
+from gateway_queue.replicas.post import Number
 
 log = structlog.get_logger()
 
@@ -67,7 +68,7 @@ class Ears(Protocol):
         """Take an event that all replicas hear."""
         ...
 
-    def read(self, sender: str, number: int, items: Sequence[list[Any]]) -> None:
+    def read(self, sender: str, number: Number, items: Sequence[list[Any]]) -> None:
         """Take a message to this replica."""
         ...
 
@@ -223,22 +224,25 @@ class Replica:
 
     async def _beat(self) -> None:
         while True:
-            at = trio.current_time()
+            at, heard = trio.current_time(), self._events
             try:
                 beat = await self.engine.beat(self.era, self.name)
             except EngineError as error:
                 self._note_fault(str(error))
             else:
                 self._note_fault(None)
-                self._take_pulse(beat.beats)
+                if beat.events < heard:  # the state is an earlier one again
+                    raise EraOverError
+                self._take_pulse(beat.beats, at)
                 self._see(beat.term, beat.leader)
                 self._consider_leading()
             await trio.sleep_until(at + BEAT)
 
-    def _take_pulse(self, beats: Any) -> None:
+    def _take_pulse(self, beats: Mapping[str, int], asked_at: float) -> None:
         now = trio.current_time()
         for replica in self.lives.keys() - beats.keys():
-            del self.lives[replica]
+            if self.lives[replica].since < asked_at:  # otherwise it may have joined since
+                del self.lives[replica]
         for replica, count in beats.items():
             life = self.lives.get(replica)
             if life is None or life.beats != count:
@@ -269,8 +273,9 @@ class Replica:
         match event:
             case {"what": "led", "term": term, "leader": leader}:
                 self._see(term, leader)
-                if leader == self.name and term == self.term:
-                    self._has_heard_own_term.set()
+                self._hear_of_term(term, leader)
+            case {"what": "leads", "term": term, "leader": leader}:
+                self._hear_of_term(term, leader)
             case {"what": "resigned", "term": term}:
                 self._see(term, "")
             case {"what": "taken", "about": [bot, bucket, count, number], "seconds": seconds}:
@@ -282,8 +287,12 @@ class Replica:
         if self.desk is not None:
             self.desk.hear(event, now)
 
+    def _hear_of_term(self, term: int, leader: str) -> None:
+        if (term, leader) == (self.term, self.name):
+            self._has_heard_own_term.set()
+
     def _read(self, message: dict[str, Any]) -> None:
-        sender, number, items = message["from"], message["number"], message["items"]
+        sender, number, items = message["from"], tuple(message["number"]), message["items"]
         if message["term"] != self.term:
             return
         self._see_alive(sender)
@@ -322,13 +331,15 @@ class Replica:
     async def heard_all(self) -> None:
         """Wait until everything is heard that was told before the term began that it leads.
 
-        If that does not come, it may be lost, and what was before counts as unknown.
+        Raises EraOverError.
         """
-        with trio.move_on_after(DEAD) as waiting:
-            await self._has_heard_own_term.wait()
-        if waiting.cancelled_caught:
-            log.warning("news_missed", after=self._events)
-            self.heard.forget(trio.current_time())
+        leads = json.dumps({"what": "leads", "term": self.term, "leader": self.name})
+        while not self._has_heard_own_term.is_set():
+            with trio.move_on_after(DEAD):
+                await self._has_heard_own_term.wait()
+                return
+            with suppress(EngineError):  # that it leads may be lost
+                await self.engine.step("tell", self.era, event=leads)
 
     async def _lead_when_needed(self, office: Office) -> None:
         while True:
@@ -343,7 +354,7 @@ class Replica:
             try:
                 led = await self.engine.lead(self.era, self.name, self.term, self._about)
                 self._see(led.term, self.name)
-                if led.term == self.term:  # and none after it is known
+                if led.term == self.term:  # no later term is known
                     await self._lead(office, led)
             except* (EngineError, TermOverError):
                 pass  # the next beat tells who leads

@@ -2,7 +2,7 @@
 
 A message is a list of items, which are lists whose first element says what they are. Items
 that are put in while a message is on its way go with the next one. The engine may lose messages
-that were not read yet: whoever reads the next one sees that by its number.
+that were not read yet: whoever reads the next one sees that by its number, `follows`.
 """
 
 import json
@@ -22,15 +22,26 @@ AT_MOST = 200
 # Seconds until a message is sent again of which nobody knows whether it was.
 AGAIN = 0.1
 
-# After so many seconds without items an empty message is sent, lest a loss go unnoticed.
+# After so many seconds without items an empty message is sent, so that a loss is noticed.
 QUIET = 10.0
 
 Item = list[Any]
+
+# When the post began by its sender's clock, and which of its messages it is, from 1.
+Number = tuple[float, int]
+
+# Comes before all others.
+NONE: Number = 0.0, 0
 
 
 def digest(key: bytes) -> str:
     """What stands for an API key in a message."""
     return sha256(key).hexdigest()
+
+
+def follows(number: Number, last: Number) -> bool:
+    """Whether no message is missing between these two of one sender."""
+    return number[1] == (last[1] + 1 if number[0] == last[0] else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +52,8 @@ class Head:
     term: int
     to: Literal["desk", "doorman"]
 
-    def message(self, number: int, items: list[Item]) -> str:
-        """A message as it is sent; those that are numbered come in order."""
+    def message(self, items: list[Item], number: Number = NONE) -> str:
+        """A message as it is sent; those that have a number come in order."""
         head = {"from": self.sender, "term": self.term, "to": self.to}
         return json.dumps({**head, "number": number, "items": items})
 
@@ -55,6 +66,7 @@ class Post:
         self._era = era
         self._to = to
         self._head = head
+        self._began_at = trio.current_time()
         self._items: deque[Item] = deque()
         self._more = trio.Event()
         self._running = trio.CancelScope()
@@ -81,7 +93,7 @@ class Post:
                     self._items.popleft()
 
     async def _send(self, number: int, items: list[Item]) -> None:
-        entry = self._head.message(number, items)
+        entry = self._head.message(items, (self._began_at, number))
         while True:
             try:
                 await self._engine.step("say", self._era, to=self._to, entry=entry)

@@ -49,6 +49,12 @@ def way_through_hypercorn_is_closed() -> None:
     patch.object(connection, "HypercornConnection", side_effect=SABOTAGE).start()
 
 
+def replicas_are_forgotten_soon() -> None:
+    """A second and a half after they died; and they talk to each other all the time."""
+    patch("gateway_queue.replicas.membership.FORGET", 1.5).start()
+    patch("gateway_queue.replicas.post.QUIET", 0.1).start()
+
+
 def bucket_crashes() -> None:
     """At its first grant."""
     patch.object(Line, "grant", side_effect=SABOTAGE).start()
