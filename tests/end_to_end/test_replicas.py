@@ -346,6 +346,17 @@ async def test_who_asks_to_be_put_off_is_told_its_place(engine: Server) -> None:
     assert (answer.status, told["position"], told["reason"]) == (202, 2, "interval")
 
 
+async def test_who_asks_a_replica_that_ends_is_told_so(engine: Server) -> None:
+    async with replicas(engine, 2, GATEWAY_QUEUE_INTERVAL=LONG) as house:
+        for shard, ending in enumerate(reversed(house.all)):
+            async with asking(ending, house.leader, shard, "&wait=3600") as client:
+                ending.process.terminate()
+                answer = await client.answer()
+                assert answer.status == 202
+                assert json.loads(answer.body)["reason"] == "ending"
+                assert await ending.ended() == 0
+
+
 async def test_the_page_is_fed_at_each_replica(engine: Server) -> None:
     seen = b""
     async with replicas(engine, 2) as house:

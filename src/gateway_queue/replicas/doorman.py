@@ -149,8 +149,9 @@ class Doorman:
         try:
             position, expected_in, reason, reset_in = await self._ask("stand", self._ids[turn])
         except AwayError:
-            return Standing(self.waiting, None, "ending" if self.ending else "engine")
-        return Standing(position, expected_in, reason, reset_in)
+            position, expected_in, reason, reset_in = self.waiting, None, "engine", None
+        # Whoever leads goes on, and does not know that this replica does not.
+        return Standing(position, expected_in, "ending" if self.ending else reason, reset_in)
 
     async def page(self, page: Page) -> Page:
         """Have the leader make a page. Raises AwayError."""
