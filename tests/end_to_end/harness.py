@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from pathlib import Path
 from typing import Any
 
+import httpx
 import trio
 from background import background
 from patience import PATIENCE
@@ -50,6 +51,8 @@ class Program:
     process: trio.Process
     lines: list[str] = field(default_factory=list)  # all it said
     log: list[dict[str, Any]] = field(default_factory=list)  # those that are JSON objects
+    leader: "Program | None" = None  # of a replica that does not lead
+    follower: "Program | None" = None  # a replica whose test hears this one's words as well
     _silent: bool = False
     _said_more: trio.Event = field(default_factory=trio.Event)
 
@@ -120,10 +123,15 @@ class Program:
         return await self.ended()
 
     async def ended(self, *, within: float = PATIENCE) -> int:
-        """The exit code, once it has ended and all it said has been heard."""
+        """The exit code, once it has ended and all it said has been heard.
+
+        Its leader ends as well, as that still had to say what became of the clients.
+        """
         with trio.fail_after(within):
             while not self._silent:
                 await self._said_more.wait()
+            if self.leader is not None:
+                await self.leader.stop()
             return await self.process.wait()
 
     async def listen(self) -> None:
@@ -133,18 +141,20 @@ class Program:
             async for chunk in self.process.stdout:
                 *lines, unfinished = (unfinished + chunk).split(b"\n")
                 for line in lines:
-                    self._hear(line.decode())
+                    sys.stdout.write(f"[{self.pid}] {line.decode()}\n")
+                    self.hear(line.decode())
             returncode = await self.process.wait()
             sys.stdout.write(f"[{self.pid}] ended: {returncode}\n")
         finally:
             self._silent = True
             self._said_more.set()
 
-    def _hear(self, line: str) -> None:
-        sys.stdout.write(f"[{self.pid}] {line}\n")
+    def hear(self, line: str) -> None:
         self.lines.append(line)
         if line.startswith("{"):
             self.log.append(json.loads(line))
+            if self.follower is not None and self.log[-1]["event"] not in {"ending", "ended"}:
+                self.follower.hear(line)
         self._said_more.set()
         self._said_more = trio.Event()
 
@@ -174,6 +184,10 @@ async def running(*command: str, **environment: object) -> AsyncIterator[Program
 # What is changed in every server, besides what its test asks for: see the fixture ``way``.
 changed_everywhere: tuple[str, ...] = ()
 
+# Where this is the URL of a Redis, every server is one of two replicas, and does not lead.
+engine: str | None = None
+_prefixes = count(1)
+
 
 def server_with(*changes: str) -> tuple[str, ...]:
     """The command of our server with these changes of ``programs/tampered_server.py``."""
@@ -181,11 +195,48 @@ def server_with(*changes: str) -> tuple[str, ...]:
     return (*TAMPERED_SERVER, ",".join(changes)) if changes else SERVER
 
 
-@asynccontextmanager
-async def running_server(*arguments: str, **settings: object) -> AsyncIterator[Program]:
+def running_server(*arguments: str, **settings: object) -> AbstractAsyncContextManager[Program]:
     """Our server, which listens when the block begins and is killed at its end."""
-    async with running(*server_with(), *arguments, **(DEFAULTS | settings)) as server:
+    return listening(*server_with(), *arguments, **settings)
+
+
+@asynccontextmanager
+async def listening(*command: str, **settings: object) -> AsyncIterator[Program]:
+    """As ``running_server``, by this command."""
+    settings = DEFAULTS | settings
+    if engine is not None:
+        async with _not_leading(command, settings, engine) as server:
+            yield server
+        return
+    async with running(*command, **settings) as server:
         await server.logged("listening")
+        yield server
+
+
+@asynccontextmanager
+async def _not_leading(
+    command: tuple[str, ...], settings: dict[str, object], engine: str
+) -> AsyncIterator[Program]:
+    """One of two replicas, and not the one that leads.
+
+    They start at once, so that the buckets open as long after it listens as at any server.
+    """
+    settings |= {
+        "GATEWAY_QUEUE_JOURNAL": None,
+        "GATEWAY_QUEUE_REDIS": engine,
+        "GATEWAY_QUEUE_REDIS_PREFIX": f"queue-{next(_prefixes)}",
+    }
+    async with running(*command, **settings) as one, running(*command, **settings) as other:
+        with trio.fail_after(PATIENCE):
+            while not (one.logged_so_far("leading") or other.logged_so_far("leading")):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+            leader, server = (one, other) if one.logged_so_far("leading") else (other, one)
+            await server.logged("listening")
+            async with httpx.AsyncClient(base_url=server.url, verify=False) as client:  # noqa: S501
+                # It may not know yet who leads.
+                while not (await client.get("/readyz")).is_success:  # noqa: ASYNC110
+                    await trio.sleep(0.02)
+        server.leader, leader.follower = leader, server
         yield server
 
 

@@ -5,7 +5,7 @@ The tests start a server with ``running_server`` of the harness, or with ``tampe
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
@@ -13,7 +13,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset
 from h2.settings import SettingCodes, Settings
-from harness import DEFAULTS, Program, running, server_with
+from harness import Program, listening, server_with
 from instants import StampedStream, dial, logged_at
 from patience import PATIENCE
 
@@ -21,12 +21,9 @@ GRANT = b'{"message": "You\'re free to connect now! :)"}'
 AT_ONCE = 1.0  # seconds; for what takes a millisecond where nobody else is busy
 
 
-@asynccontextmanager
-async def tampered_server(tampering: str, **settings: object) -> AsyncIterator[Program]:
+def tampered_server(tampering: str, **settings: object) -> AbstractAsyncContextManager[Program]:
     """As ``running_server``, with a change that ``programs/tampered_server.py`` has."""
-    async with running(*server_with(tampering), **(DEFAULTS | settings)) as server:
-        await server.logged("listening")
-        yield server
+    return listening(*server_with(tampering), **settings)
 
 
 @dataclass

@@ -4,6 +4,7 @@ import httpx
 import pytest
 from harness import running_server
 from shards import GRANT, shards
+from ways import on_one_server
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -112,6 +113,8 @@ async def test_what_is_unusual_but_meant_is_granted() -> None:
     assert [line["shard"] for line in granted] == list(MEANT.values())
 
 
+# A replica has these pages as any server.
+@on_one_server
 async def test_probes_and_other_pages_cost_nothing() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=0.05) as server,

@@ -11,6 +11,7 @@ from harness import Program, running_server
 from instants import EXACT, LOGGED_WITHIN, opened_at
 from prometheus_client.parser import text_string_to_metric_families
 from raw import Client, answer_of, connect, waiting
+from ways import on_one_server
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -79,6 +80,8 @@ async def test_without_a_grant_or_with_bad_parameters_nothing_is_confirmed() -> 
         assert answer.headers["allow"] == "POST"
 
 
+# Only the replica that leads counts what happens to shards.
+@on_one_server
 async def test_an_op_9_is_counted_and_logged() -> None:
     async with confirming() as server, httpx.AsyncClient(base_url=server.url) as client:
         await granted(server, 7, confirm=True)

@@ -24,6 +24,7 @@ from raw import (
     tampered_server,
     waiting,
 )
+from ways import on_one_server
 
 from gateway_queue.http.stack import IDLE_SECONDS as SERVERS_IDLE_SECONDS
 
@@ -37,9 +38,10 @@ PAGES = ["/?shard=1", "/?shard=nonsense", "/healthz", "/favicon.ico"]
 IDLE_SECONDS = 0.3  # of the server whose idle connections close soon
 
 
-# Closing
+# Closing. Connections are the same at a replica, unless somebody waits.
 
 
+@on_one_server
 @pytest.mark.parametrize(("version", "headers"), [("1.0", []), ("1.1", [ONE, "Connection: close"])])
 async def test_a_connection_closes_after_the_answer_if_it_is_asked_to(
     version: str, headers: list[str]
@@ -53,6 +55,7 @@ async def test_a_connection_closes_after_the_answer_if_it_is_asked_to(
                 assert client.transport.ended_at - answer.at < AT_ONCE, path
 
 
+@on_one_server
 async def test_an_idle_connection_closes_after_a_while() -> None:
     async with tampered_server(
         "idle_connections_close_soon", GATEWAY_QUEUE_INTERVAL=0.05
@@ -66,6 +69,7 @@ async def test_an_idle_connection_closes_after_a_while() -> None:
                 assert IDLE_SECONDS - ENDED_WITHIN <= idle < IDLE_SECONDS + AT_ONCE, path
 
 
+@on_one_server
 async def test_an_idle_http2_connection_closes_after_a_while() -> None:
     async with (
         tampered_server("idle_connections_close_soon", GATEWAY_QUEUE_INTERVAL=GOES_ON) as server,
@@ -84,6 +88,7 @@ async def test_an_idle_http2_connection_closes_after_a_while() -> None:
         assert gave_up.transport.ended_at - logged_at(left) < IDLE_SECONDS + AT_ONCE
 
 
+@on_one_server
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's list of files")
 async def test_a_connection_that_its_client_closed_keeps_no_file() -> None:
     async with running_server(GATEWAY_QUEUE_INTERVAL=0.05) as server:
@@ -106,11 +111,13 @@ def open_files(server: Program) -> int:
     return len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
 
 
+@on_one_server
 async def test_waiting_is_not_idling() -> None:
     async with tampered_server("idle_connections_close_soon", GATEWAY_QUEUE_INTERVAL=1) as server:
         await grant_of(server, 1)
 
 
+@on_one_server
 async def test_a_connection_serves_more_than_a_thousand_requests() -> None:
     async with running_server() as server, connect(server) as client:
         for _ in range(1_001):
@@ -196,6 +203,7 @@ async def test_http2_streams_leave_one_by_one() -> None:
         assert server.logged_so_far("identify_granted", shard=1) == []
 
 
+@on_one_server
 async def test_a_client_that_sends_too_much_behind_a_request_is_cut_off() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=GOES_ON) as server,
@@ -221,6 +229,7 @@ async def test_pipelined_requests_are_answered_one_after_the_other() -> None:
         assert [line["shard"] for line in granted] == [1, 2, 3]
 
 
+@on_one_server
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's list of sockets")
 async def test_a_host_that_vanishes_is_going_to_be_noticed() -> None:
     async with (
@@ -247,6 +256,7 @@ async def keep_alive_timer(client_port: int) -> tuple[int, int]:
 # Crowds
 
 
+@on_one_server
 async def test_thousands_can_knock_at_once() -> None:
     """The server is stopped meanwhile, so that the system's queue is all there is."""
     allow_open_files()

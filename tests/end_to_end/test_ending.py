@@ -10,6 +10,7 @@ import trio
 from harness import DEFAULTS, SERVER, Program, running, running_server
 from instants import logged_at, seconds_to_end
 from raw import AT_ONCE, GRANT, connect, connect_http2, tampered_server, waiting
+from ways import on_one_server
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -25,6 +26,7 @@ async def refused(server: Program) -> bool:
         return True
 
 
+@on_one_server
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_new_connections_are_refused_at_once(number: signal.Signals) -> None:
     async with (
@@ -77,6 +79,7 @@ async def test_a_second_signal_ends_it_at_once() -> None:
             assert closed.transport.ended_at - logged_at(again) < AT_ONCE
 
 
+@on_one_server
 async def test_idle_connections_do_not_hold_up_the_end() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=0.05, GATEWAY_QUEUE_SHUTDOWN_GRACE=LONG) as server,
@@ -115,6 +118,7 @@ async def test_clients_that_left_do_not_hold_up_the_end() -> None:
             assert seconds_to_end(server) < AT_ONCE
 
 
+@on_one_server
 async def test_answers_that_are_not_taken_do_not_hold_up_the_end() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=0.05, GATEWAY_QUEUE_SHUTDOWN_GRACE=0.5) as server,
@@ -127,6 +131,7 @@ async def test_answers_that_are_not_taken_do_not_hold_up_the_end() -> None:
         assert seconds_to_end(server) < 0.5 + AT_ONCE
 
 
+@on_one_server
 async def test_a_client_that_reads_nothing_does_not_hold_up_the_end() -> None:
     ping = bytes.fromhex("000008 06 00 00000000") + b"8 octets"
     async with (
@@ -140,6 +145,8 @@ async def test_a_client_that_reads_nothing_does_not_hold_up_the_end() -> None:
         assert seconds_to_end(server) < 0.5 + 0.3 + AT_ONCE
 
 
+# Replicas have no journal of their own.
+@on_one_server
 async def test_the_wait_for_a_journal_ends_at_once(tmp_path: Path) -> None:
     journal = {"GATEWAY_QUEUE_JOURNAL": f"sqlite:{tmp_path / 'journal.sqlite'}"}
     async with (

@@ -8,6 +8,7 @@ import trio
 from encrypted import Identity, Stream, connected
 from harness import Program, running_server
 from raw import Client, connect, tampered_server
+from ways import on_one_server
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -115,6 +116,8 @@ async def test_an_odd_head_costs_nobody_else_anything(
         assert not server.logged_so_far("connection_failed")
 
 
+# Nobody waits here.
+@on_one_server
 async def test_a_head_that_does_not_end_is_not_answered() -> None:
     async with tampered_server("idle_connections_close_soon") as server:
         for begin in (b"", b"GET /?sha", PLAIN[:-1]):

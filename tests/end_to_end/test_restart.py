@@ -18,6 +18,7 @@ from harness import DEFAULTS, SERVER, free_port, running, running_server
 from instants import EXACT, logged_at
 from raw import answer_of
 from shards import gaps, shards
+from ways import on_one_server
 
 # As in a container of its own, which has the same files but another network.
 APART = ("unshare", "--map-root-user", "--net")
@@ -55,6 +56,8 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path / "folder" / "journal.sqlite"
 
 
+# What replicas remember is in Redis: see ``test_replicas``.
+@on_one_server
 @pytest.mark.usefixtures("way")
 async def test_the_spacing_survives_kill_9() -> None:
     interval = 1.2  # twice what a start takes, or this could not fail
@@ -69,6 +72,7 @@ async def test_the_spacing_survives_kill_9() -> None:
     assert min(gaps(bot.grants)) >= interval - EXACT
 
 
+@on_one_server
 @pytest.mark.usefixtures("way")
 async def test_a_turn_to_be_confirmed_keeps_its_hold_though_the_journal_is_lost(
     journal: Path,
@@ -91,6 +95,7 @@ async def test_a_turn_to_be_confirmed_keeps_its_hold_though_the_journal_is_lost(
     assert after.at - granted.at >= hold - EXACT
 
 
+@on_one_server
 @pytest.mark.usefixtures("way")
 async def test_the_days_count_survives_kill_9(tmp_path: Path) -> None:
     port = free_port()

@@ -15,6 +15,7 @@ from fake_discord import FakeDiscord, fake_discords
 from harness import SERVER, Program, run_server, running, running_server
 from patience import PATIENCE
 from raw import Answer, Client, connect, connect_http2
+from ways import on_one_server
 
 BOT = Path(__file__).parent / "bots" / "discord_py_bot.py"
 
@@ -129,6 +130,8 @@ async def test_bots_identify_side_by_side_while_others_come_go_and_are_refused(
     assert not any(bot.token in said or bot.token in metrics for bot in (small, large, late))
 
 
+# Of several replicas only the one that leads reads the directory.
+@on_one_server
 @pytest.mark.usefixtures("way")
 async def test_a_request_for_an_unknown_bot_is_held_until_it_is_added(folder: Path) -> None:
     async with (
@@ -152,6 +155,7 @@ async def test_a_request_for_an_unknown_bot_is_held_until_it_is_added(folder: Pa
         assert (await ask(client, "/bots/main/?shard=1")).is_grant
 
 
+@on_one_server
 @pytest.mark.usefixtures("way")
 async def test_a_bots_key_opens_that_bot(folder: Path) -> None:
     for name in ("one", "two"):
@@ -163,6 +167,7 @@ async def test_a_bots_key_opens_that_bot(folder: Path) -> None:
                 assert answer.status == status
 
 
+@on_one_server
 @pytest.mark.usefixtures("way")
 async def test_requests_for_a_removed_bot_are_closed_unanswered(folder: Path) -> None:
     (folder / "one.toml").write_text("interval = 60")

@@ -19,6 +19,7 @@ from raw import (
     tampered_server,
     waiting,
 )
+from ways import on_one_server
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -76,6 +77,7 @@ async def test_http2_is_granted_in_turn() -> None:
     assert logged_at(other) - logged_at(one) > 0.5 - LOGGED_WITHIN
 
 
+@on_one_server
 async def test_an_upgrade_to_http2_is_granted() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=0.05) as server,
@@ -114,6 +116,7 @@ async def test_a_websocket_is_answered_with_the_grant_or_not_at_all() -> None:
         assert not answer or answer.endswith(GRANT)
 
 
+@on_one_server
 async def test_a_body_that_never_ends_is_read_and_forgotten() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=0.2) as server,
@@ -131,6 +134,7 @@ async def test_a_body_that_never_ends_is_read_and_forgotten() -> None:
         assert (await client.answer()).is_grant
 
 
+@on_one_server
 async def test_a_request_line_may_come_in_parts() -> None:
     async with (
         running_server(GATEWAY_QUEUE_INTERVAL=0.05) as server,
@@ -161,6 +165,7 @@ async def test_probes_take_no_turn() -> None:
         assert server.logged_so_far("identify_queued") == []
 
 
+@on_one_server
 async def test_a_query_of_70_kb_is_refused_and_affects_no_other() -> None:
     long = "/?shard=1&x=" + 70_000 * "x"
     async with (
@@ -178,14 +183,16 @@ async def test_a_query_of_70_kb_is_refused_and_affects_no_other() -> None:
         assert server.logged_so_far("identify_queued", shard=1) == []
 
 
+@on_one_server
 async def test_a_client_that_left_before_it_was_accepted_ends_nothing() -> None:
     async with tampered_server("keep_alive_is_refused", GATEWAY_QUEUE_INTERVAL=0.1) as server:
         await grant_of(server, 1)
 
 
-# Crashes
+# Crashes of the queue, of which a replica that does not lead has none
 
 
+@on_one_server
 @pytest.mark.parametrize(
     ("tampering", "settings"),
     [
@@ -210,6 +217,7 @@ async def test_a_crash_of_the_core_ends_the_process_without_a_grant(
         assert "RuntimeError: sabotage" in last["exception"]
 
 
+@on_one_server
 async def test_a_failing_handler_sends_no_answer_and_the_server_keeps_running() -> None:
     async with tampered_server("turn_fails", GATEWAY_QUEUE_SHUTDOWN_GRACE=60) as server:
         async with connect(server) as client:
@@ -224,9 +232,10 @@ async def test_a_failing_handler_sends_no_answer_and_the_server_keeps_running() 
         assert seconds_to_end(server) < AT_ONCE
 
 
-# Answers that are late or never taken
+# Answers that are late or never taken. A replica that does not lead has no queue to stall.
 
 
+@on_one_server
 async def test_a_stall_between_grant_and_answer_does_not_shorten_the_gap() -> None:
     async with (
         tampered_server("loop_stalls_in_first_grant", GATEWAY_QUEUE_INTERVAL=0.5) as server,
@@ -254,6 +263,7 @@ async def test_a_client_that_never_takes_its_answer_does_not_delay_others_for_lo
         await server.logged("answer_not_taken")
 
 
+@on_one_server
 async def test_clients_that_leave_as_they_are_granted_delay_no_other() -> None:
     settings = {"GATEWAY_QUEUE_INTERVAL": 0.5, "GATEWAY_QUEUE_MAX_CONCURRENCY": 8}
     async with (
@@ -270,15 +280,17 @@ async def test_clients_that_leave_as_they_are_granted_delay_no_other() -> None:
             await grant_of(server, shard)
 
 
-# The process
+# The process, which is the same at a replica
 
 
+@on_one_server
 async def test_few_open_files_are_warned_of() -> None:
     limited = "ulimit -n 256; exec " + " ".join(SERVER)
     async with running("sh", "-c", limited, **DEFAULTS) as server:
         assert (await server.logged("few_open_files"))["limit"] == 256
 
 
+@on_one_server
 async def test_all_open_files_that_are_allowed_are_used() -> None:
     limited = "ulimit -Sn 256; exec " + " ".join(SERVER)
     async with running("sh", "-c", limited, **DEFAULTS) as server:
@@ -289,6 +301,7 @@ async def test_all_open_files_that_are_allowed_are_used() -> None:
         assert soft == hard
 
 
+@on_one_server
 async def test_the_garbage_collector_is_tuned() -> None:
     async with tampered_server("tells_its_thresholds") as server:
         assert (await server.logged("thresholds"))["gc"][0] == 10_000

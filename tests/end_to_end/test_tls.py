@@ -19,10 +19,12 @@ from instants import EXACT, LOGGED_WITHIN, dial, logged_at, seconds_to_end
 from patience import PATIENCE
 from raw import AT_ONCE, Client, HTTP2Client, left_at_once, tampered_server
 from shards import GRANT
+from ways import on_one_server
 
 from gateway_queue.http.connection import HANDSHAKE_SECONDS
 
-pytestmark = pytest.mark.usefixtures("way")
+# TLS is the same at a replica.
+pytestmark = [pytest.mark.usefixtures("way"), on_one_server]
 
 ONE = "Host: queue"
 LONG = 300  # seconds of an interval or a grace whose end no test waits for

@@ -16,6 +16,7 @@ from harness import Program, running, running_server
 from instants import LOGGED_WITHIN, dial, logged_at, opened_at
 from proxies import NGINX, proxy
 from raw import AT_ONCE, Answer, Client, connect, connect_http2, grant_of, waiting
+from ways import on_one_server
 
 pytestmark = pytest.mark.usefixtures("way")
 
@@ -67,9 +68,10 @@ def client_of(url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, timeout=None)  # noqa: S113
 
 
-# Through a proxy
+# Through a proxy: on one server, as replicas are later by what Redis and messages take.
 
 
+@on_one_server
 @with_nginx
 async def test_through_a_proxy_a_client_that_polls_gets_in_when_one_that_holds_would(
     tmp_path: Path,
@@ -106,6 +108,7 @@ async def test_through_a_proxy_a_client_that_polls_gets_in_when_one_that_holds_w
     assert max(polls) > 2
 
 
+@on_one_server
 @with_nginx
 async def test_a_held_client_gets_a_timeout_from_that_proxy(tmp_path: Path) -> None:
     """And if it is an old one, which takes any answer for a grant, it identifies now."""
@@ -219,6 +222,7 @@ async def test_what_cannot_be_meant_is_refused() -> None:
     assert not server.logged_so_far("identify_queued")
 
 
+@on_one_server
 @pytest.mark.alone
 async def test_a_client_that_asks_a_thousand_times_a_second_costs_others_nothing() -> None:
     crowd = range(60)
