@@ -129,7 +129,7 @@ def test_the_one_command_installs_every_tool_that_commits_need() -> None:
     tools = {hook["entry"].split()[0] for repo in config["repos"] for hook in repo["hooks"]}
     installed = " ".join(PYPROJECT["dependency-groups"]["lint"])
 
-    assert " --group dev\n" in (ROOT / "CONTRIBUTING.md").read_text()
+    assert " --editable '.[server,redis]' --group dev\n" in (ROOT / "CONTRIBUTING.md").read_text()
     assert {"include-group": "lint"} in PYPROJECT["dependency-groups"]["dev"]
     assert [tool for tool in tools if Path(tool).name not in installed] == []
     assert {str(Path(tool).parent) for tool in tools} == {".venv/bin"}
