@@ -144,6 +144,15 @@ VERDICTS: dict[str, tuple[Json, str, str, str, str, str | None]] = {
             " server's log, and check its disk."
         ),
     ),
+    "Redis": (
+        wait(2, None, obstacle="engine"),
+        *("ww", "stopped", "2 shards wait, nobody is let in"),
+        "Grants cannot be recorded.",
+        (
+            "Redis cannot be used. Nothing is granted until it can. See the server's log, and"
+            " check that Redis is up."
+        ),
+    ),
     "a bot that failed": (
         FIGURES | {"obstacle": "not_ready"},
         *("i", "stopped", "Nobody can be let in"),

@@ -137,6 +137,11 @@ def waiting(answer: httpx.Response) -> dict[str, int]:
     return {bot["name"]: bot["waiting"] for bot in answer.json().get("bots", ())}
 
 
+def is_without_engine(answer: httpx.Response) -> bool:
+    """Whether a ``/status`` says that grants cannot be recorded, as Redis is away."""
+    return answer.is_success and answer.json()["obstacle"] == "engine"
+
+
 def is_paused(answer: httpx.Response, reason: str) -> bool:
     """Whether a ``/status`` says that everything is paused for this reason."""
     return answer.is_success and (answer.json()["paused"] or {}).get("reason") == reason
@@ -287,6 +292,7 @@ async def test_while_the_engine_is_dead_everybody_is_held(engine: Server) -> Non
             ready = await page(other, "/readyz")
             assert ready.status_code == 503
             assert "Redis" in ready.json()["detail"]
+            await page_until(house.leader, "/status", is_without_engine)
             engine.signal(signal.SIGCONT)
             assert (await client.answer()).is_grant
             await page_until(other, "/readyz", lambda page: page.status_code == 200)

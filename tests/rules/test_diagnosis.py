@@ -230,6 +230,12 @@ FAILURE = {"error": "ConnectError: no route\x1b", "age": 12.0}
             "journal cannot be written: disk I/O error",
             "disk",
         ),
+        (
+            of({"obstacle": "engine"}, why_not_ready="Redis cannot be used: refused"),
+            "bad",
+            "Redis cannot be used: refused",
+            "address and password",
+        ),
         (of({"obstacle": "paused"}), "bad", "An operator has paused it", "gateway-queue resume"),
         (of({"obstacle": "ending"}), "bad", "It is ending", "the next answers"),
         (of({"obstacle": "new\x1b"}), "bad", "does not know: new?", "Update"),

@@ -197,6 +197,9 @@ def _obstacle(obstacle: str | None, limits: Limits, why_not_ready: str | None) -
         case "journal":
             text = f"The journal cannot be written: {why_not_ready or 'its log says why'}"
             advice = "Look at its disk and its folder"
+        case "engine":
+            text = why_not_ready or "Redis cannot be used: its log says why"
+            advice = "Check that Redis is up, and its address and password"
         case "paused":
             text = "An operator has paused it"
             advice = (

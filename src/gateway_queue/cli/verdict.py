@@ -23,6 +23,12 @@ WAITING, AWAY, CRASH_LOOP, REFUSED, NOT_ASKED = "wacx."
 
 MOST_NAMES = 5  # in one sentence
 
+# What cannot record grants, and what to check, by the obstacle.
+RECORDERS = {
+    "journal": ("The journal cannot be written.", "its disk"),
+    "engine": ("Redis cannot be used.", "that Redis is up"),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -208,14 +214,10 @@ def stops(figures: Figures, obstacle: str, now: datetime) -> tuple[str, Banner]:
                     " Find what restarts before you lower the reserve.",
                 ),
             )
-        case "journal":
-            return (
-                "Grants cannot be recorded.",
-                Banner(
-                    "The journal cannot be written.",
-                    "Nothing is granted until it can. See the server's log, and check its disk.",
-                ),
-            )
+        case "journal" | "engine":
+            title, check = RECORDERS[obstacle]
+            text = f"Nothing is granted until it can. See the server's log, and check {check}."
+            return "Grants cannot be recorded.", Banner(title, text)
         case "not_ready":
             return (
                 "It crashed, and restarts by itself.",

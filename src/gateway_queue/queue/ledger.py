@@ -37,6 +37,11 @@ class Ledger(Protocol):
         """A number beyond those of all seats that were taken before."""
         ...
 
+    @property
+    def is_away(self) -> bool:
+        """Whether no grant can be recorded at the moment."""
+        ...
+
     def members(self) -> list[Member]:
         """The replicas, by their names."""
         ...

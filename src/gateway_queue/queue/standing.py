@@ -13,7 +13,7 @@ from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.starts import Obstacle
 from gateway_queue.queue.turn import Turn
 
-Reason = Literal[Obstacle, "interval", "crash_loop", "ending", "unknown_bot", "engine"]
+Reason = Literal[Obstacle, "interval", "crash_loop", "ending", "unknown_bot"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ from gateway_queue.queue.rules.orders import Orders, Pause, Slower
 # For how many seconds a grant may be confirmed.
 CONFIRMABLE = 900.0
 
-Obstacle = Literal["paused", "limits_unknown", "reserve", "journal"]
+Obstacle = Literal["paused", "limits_unknown", "reserve", "journal", "engine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,10 @@ class Starts:
             return "limits_unknown"
         if self.allowance.more_at(now) > now:
             return "reserve"
-        return "journal" if self._journal_ready_at > now else None
+        if self._journal_ready_at > now:
+            return "journal"
+        ledger = self.journal.ledger
+        return "engine" if ledger is not None and ledger.is_away else None
 
     def why_not_ready(self) -> str | None:
         """What an operator has to fix before anything is granted; None if nothing."""

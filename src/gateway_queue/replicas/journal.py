@@ -256,6 +256,10 @@ class SharedJournal:
         numbers = [number for kept in seats for number, _ in kept]
         return max(numbers, default=0) + 1
 
+    @property
+    def is_away(self) -> bool:
+        return self._desk.replica.fault is not None
+
     def members(self) -> list[Member]:
         return self._desk.members(self._bot)
 

@@ -8,6 +8,7 @@ const REASONS = {
   reserve: "session starts",
   limits_unknown: "Discord's limits",
   journal: "the journal",
+  engine: "Redis",
   crash_loop: "the end of its pause",
   ending: "the next server",
   paused: "the end of the pause",

@@ -119,6 +119,11 @@ function stops(summary, now) {
       title: "The journal cannot be written.",
       text: "Nothing is granted until it can. See the server's log, and check its disk.",
     },
+    engine: {
+      detail: "Grants cannot be recorded.",
+      title: "Redis cannot be used.",
+      text: "Nothing is granted until it can. See the server's log, and check that Redis is up.",
+    },
     not_ready: {
       detail: "It crashed, and restarts by itself.",
       title: "The bot is not ready.",
