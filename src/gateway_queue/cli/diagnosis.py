@@ -165,7 +165,7 @@ def _of_several(overview: bots_report.Overview) -> list[Finding]:
         ]
     for fault in overview.faults:
         what = f"{printable(fault.file)} is wrong: {printable(fault.error)}"
-        found.append(bad(what, "Its bot is not served, or goes on as before. Mend the file"))
+        found.append(bad(what, "Its bot is not served, or goes on as before. Correct the file"))
     if overview.unknown_bot_waiting:
         found.append(
             bad(
