@@ -1,7 +1,7 @@
-"""Where grants are recorded that several replicas give, as the queue needs it.
+"""The interface of the record of grants that is shared by several replicas.
 
-A replica that is not this one gives them: it is offered the grant, takes it, which records it,
-and tells when it has given it to its client. ``replicas/`` has the implementation.
+The replica that holds the client gives the grant: it is offered it, takes it, which records it,
+and reports when it has given it to the client. ``replicas/`` has the implementation.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from gateway_queue.queue.rules.pace import Spacing
     from gateway_queue.queue.turn import Turn
 
-# What became of a grant that was taken: its client has it, or nobody can tell, or it was given
-# back and nobody ever has it.
+# The outcome of a grant that was taken: its client has it, or that is unknown, or it was given back
+# and no client will ever have it.
 Fate = Literal["given", "unknown", "given_back"]
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One of the replicas: how many clients wait there, and how long nothing was heard of it."""
+    """One of the replicas: how many clients wait there, and for how long it was silent."""
 
     name: str
     waiting: int
@@ -34,7 +34,7 @@ class Ledger(Protocol):
 
     @property
     def first_seat(self) -> int:
-        """A number beyond those of all seats that were taken before."""
+        """A number higher than those of all earlier seats."""
         ...
 
     @property
@@ -51,18 +51,18 @@ class Ledger(Protocol):
         ...
 
     async def offer(self, turn: "Turn", number: int, bucket: int, seconds: float) -> bool:
-        """Have a turn granted where its client is; False if it was not, and never will be.
+        """Have a turn granted by its client's replica; False if it was not and never will be.
 
         ``seconds``: until the next grant of the bucket.
         """
         ...
 
     async def fate(self, number: int) -> Fate:
-        """Wait for what becomes of a grant that was taken, but not for long."""
+        """Wait for the outcome of a grant that was taken, but not for long."""
         ...
 
     def opens_at(self, bucket: int, buckets: int, spacing: "Spacing") -> float:
-        """When one of so many buckets may grant, after all that was granted before now."""
+        """When one of ``buckets`` buckets may grant, after everything granted before now."""
         ...
 
     @property
@@ -75,11 +75,11 @@ class Ledger(Protocol):
         ...
 
     def moved(self, bucket: int, buckets: int, number: int, seconds: float) -> None:
-        """As a grant was confirmed, its bucket opens in so many seconds."""
+        """Tell all replicas that a bucket opens in ``seconds``, because a grant was confirmed."""
         ...
 
     def watch(self, event: "Event") -> None:
-        """Take what happened in the queue."""
+        """Take an event of the queue."""
         ...
 
     def restore(self, queue: "Queue") -> None:

@@ -1,7 +1,7 @@
 """An identify bucket whose clients are held by several replicas.
 
-It picks who goes as any bucket does. To record the grant and to hand it over is up to the
-replica that holds the client, so the bucket waits for that, and for nothing else meanwhile.
+It picks the next turn like any bucket. The replica that holds the client records the grant and
+hands it over, so the bucket waits for that, and for nothing else in the meantime.
 """
 
 import trio
@@ -21,7 +21,7 @@ class SharedBucket(Bucket):
         return ledger
 
     async def _grant(self, now: float) -> None:
-        """Pick, and have granted: the bucket is shut until it is known what became of that."""
+        """Pick a turn and have it granted. The bucket stays closed until the outcome is known."""
         turn = self.next_who_is_here(now)
         if turn is None:
             return
@@ -29,7 +29,7 @@ class SharedBucket(Bucket):
         number = self._ledger.next_number()
         self.pace.grant(number, now, confirm=turn.confirm)
         seconds = self.pace.in_hand[number]
-        # Where the buckets change, the new ones wait for this.
+        # If the buckets change, the new ones wait for this.
         with trio.CancelScope(shield=True):
             with self._starts.held():
                 is_taken = await self._ledger.offer(turn, number, self.index, seconds)

@@ -1,1 +1,1 @@
-"""Several replicas on one Redis or Valkey: one of them leads, all of them hold clients."""
+"""Several replicas on one Redis or Valkey: one leads, and all hold clients."""

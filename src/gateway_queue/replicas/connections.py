@@ -1,4 +1,4 @@
-"""The connections to Redis, which know nothing of what goes over them."""
+"""Connections to Redis, whatever is sent over them."""
 
 import ssl
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from coredis.retry import NoRetryPolicy
 
 from gateway_queue.redis_url import RedisURL
 
-# The default would execute a step again that was executed, but not answered in time.
+# The default would repeat a step that was executed, but not answered in time.
 ONCE = NoRetryPolicy()
 
 
@@ -22,9 +22,9 @@ async def client(
 ) -> AsyncIterator[Redis[str]]:
     """A client of this Redis, for as long as the context lasts.
 
-    ``connect``: seconds that connecting may take; ``answer``: those until an answer must be
-    there; ``most``: connections at a time. Redis may be away meanwhile: the client connects when
-    it is used, and anew where the connection was lost. Nothing is ever sent again.
+    ``connect``: how many seconds connecting may take; ``answer``: the same for an answer;
+    ``most``: connections at a time. Redis may be down: the client only connects when it is used,
+    and reconnects if the connection was lost. Nothing is ever sent twice.
     """
     always: dict[str, Any] = {
         "connect_timeout": connect,
@@ -66,7 +66,7 @@ async def client(
 
 
 def _tls(url: RedisURL) -> ssl.SSLContext:
-    # Coredis would make one that takes a certificate of any host.
+    # Coredis would create one that accepts a certificate for any host.
     context = ssl.create_default_context(cafile=url.ca)
     if url.certificate is not None:
         context.load_cert_chain(url.certificate, url.key)
@@ -80,6 +80,6 @@ class _Primary(SentinelConnectionPool):
         try:
             return await super()._construct_connection()
         except BaseException:
-            # Coredis 6.9 forgets that it took a place in the pool for this connection.
+            # Coredis 6.9 does not give back the place in the pool that it took for this connection.
             self._available_connections.append_nowait(None)
             raise

@@ -1,7 +1,7 @@
 """What the leader does for all replicas: their clients' turns wait in its queues.
 
-It lasts for one term. A turn comes with a message from the replica that holds the client, and
-leaves with one; when it is granted, that replica is offered the grant.
+It lasts for one term. A turn begins and ends with a message from the replica that holds the
+client; when it is the shard's turn, that replica is offered the grant.
 """
 
 from collections import Counter, defaultdict, deque
@@ -30,12 +30,12 @@ log = structlog.get_logger()
 # How long a replica has to take an offer, in seconds, before the next client is considered.
 OFFER = 0.75
 
-# More requests for bots that are not here are dropped: anybody can ask for them.
+# Further requests for bots that do not exist are dropped: anybody can send them.
 MOST_GUESTS = 1_000
 
 
 class Bot(Protocol):
-    """A bot, as far as the desk needs to know."""
+    """What the desk needs to know about a bot."""
 
     application: str
     queue: Queue
@@ -55,14 +55,14 @@ class Bots(Protocol):
 
 
 class Viewer(Protocol):
-    """Somebody who looks at what there is to be seen."""
+    """Somebody who watches the operator's page."""
 
     async def next(self) -> bytes | None: ...
     def leave(self) -> None: ...
 
 
 class Watched(Protocol):
-    """What may be looked at."""
+    """What the operator's page shows."""
 
     def enter(self) -> Viewer: ...
 
@@ -76,10 +76,10 @@ class Visitor:
         self.peer = peer
 
     def has_left(self) -> bool:
-        return False  # its replica looks when it is offered the grant
+        return False  # its replica checks when it is offered the grant
 
     def hand_over(self, grant: int) -> bool:  # noqa: ARG002
-        return False  # that is up to its replica
+        return False  # its replica does that
 
 
 class VisitorsTurn(Turn):
@@ -107,7 +107,7 @@ class VisitorsTurn(Turn):
 
 @dataclass(slots=True)
 class _Offer:
-    """A grant that was offered, until it is known what became of it."""
+    """A grant that was offered, until its outcome is known."""
 
     taken_at: float | None = None
     is_refused: bool = False
@@ -121,19 +121,19 @@ class _Offer:
 
 @dataclass(slots=True)
 class _Mailbox:
-    """What a replica has said: its turns by their requests, and its last message's number."""
+    """What a replica has sent: its turns by their requests, and the number of its last message."""
 
     turns: dict[int, tuple[str, VisitorsTurn]] = field(default_factory=dict)
     waiting: Counter[str] = field(default_factory=Counter)  # how many turns, by their bots' names
     number: Number = NONE
-    is_buried: bool = False  # its clients had to leave, and it was not told to name them again
+    is_buried: bool = False  # its turns were ended, and it was not asked to send them again
 
 
 Pages = Callable[[list[Any]], Awaitable[list[Any]]]
 
 
 class Desk:
-    """One term's leader, as all replicas deal with it."""
+    """The leader of one term, as the replicas see it."""
 
     def __init__(self, replica: Replica, term: int, bots: Bots) -> None:
         self.term = term
@@ -146,13 +146,13 @@ class Desk:
         self._offers: dict[str, _Offer] = {}
         self._items: deque[tuple[str, Item]] = deque()
         self._viewers: dict[tuple[str, int], Viewer] = {}  # by their replicas and numbers
-        # By their replicas and numbers: requests for bots that are not here.
+        # Requests for bots that do not exist, by their replicas and numbers.
         self._strangers: dict[tuple[str, int], Item] = {}
         self._more = trio.Event()
         self._over = trio.Event()
 
     async def run(self) -> None:
-        """Do what the replicas ask for, for ever. Raises EraOverError and TermOverError."""
+        """Do what the replicas ask for, forever. Raises EraOverError and TermOverError."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._bury_the_dead)
             while True:
@@ -168,7 +168,7 @@ class Desk:
                     nursery.start_soon(self._new_posts.popleft().run)
 
     def close(self) -> None:
-        """The term is over: nobody needs to be told anything, and no offer awaits an end."""
+        """The term is over: stop sending messages, and stop waiting for the outcome of offers."""
         self._over.set()
         for who in list(self._viewers):
             self._leave(who)
@@ -225,7 +225,7 @@ class Desk:
         self._more.set()
 
     def say(self, replica: str, item: Item) -> None:
-        """Tell another replica something, if the term is not over."""
+        """Send something to another replica, unless the term is over."""
         if self.is_over:
             return
         post = self._posts.get(replica)
@@ -298,12 +298,12 @@ class Desk:
         queue.admit(turn)
 
     def _put_off(self, box: _Mailbox, request: int) -> list[Any]:
-        """How a turn stands that ends now, as its client wants to ask again."""
+        """The standing of a turn that ends now because its client will ask again."""
         name, turn = box.turns.get(request, (None, None))
         bot = self._bots.find(name)
         if bot is None:
             return [1, None, "unknown_bot", None]
-        if turn is None:  # its replica was taken for dead a moment ago
+        if turn is None:  # its replica was considered dead a moment ago
             return [1, None, "engine", None]
         standing = standing_of(turn, bot.queue)
         turn.is_put_off = True
@@ -315,7 +315,7 @@ class Desk:
             self.say(sender, ["answer", asked, await self._bots.pages(page)])
 
     async def _show(self, sender: str, asked: int, who: tuple[str, int], bot: str | None) -> None:
-        """Show somebody who looks through another replica what there is to be seen."""
+        """Send the page's next message to somebody who watches it through another replica."""
         message = None
         if who not in self._viewers and (watched := self._bots.watched(bot)) is not None:
             with suppress(FullError):
@@ -331,7 +331,7 @@ class Desk:
             viewer.leave()
 
     async def _bury_the_dead(self) -> None:
-        """Let the clients of dead replicas leave; their seats are kept, as everybody's are."""
+        """End the turns of dead replicas' clients; their seats are kept, as for all who leave."""
         while True:
             await trio.sleep(BEAT)
             now = trio.current_time()
@@ -380,12 +380,12 @@ class Desk:
     # Offers ---------------------------------------------------------------------------
 
     async def offer(self, name: str, turn: Turn, item: Item) -> bool:
-        """Offer a grant to whoever holds its client; False if it was not taken, nor ever will be.
+        """Offer a grant to the replica that holds its client; False if it never will be taken.
 
-        Where the term ends meanwhile, what is answered is of no interest any more.
+        If the term ends in the meantime, the result does not matter.
         """
         assert isinstance(turn, VisitorsTurn)  # noqa: S101 - all turns are, here
-        if self.is_over:  # the buckets end in a moment, and are not to ask all the time until then
+        if self.is_over:  # the buckets end in a moment, and must not ask in a tight loop until then
             await trio.sleep(BEAT)
             return False
         turn.offer = name
@@ -414,7 +414,7 @@ class Desk:
         return False
 
     async def fate(self, name: str) -> Fate:
-        """What becomes of an offer that was taken."""
+        """The outcome of an offer that was taken."""
         offer = self._offers[name]
         assert offer.taken_at is not None  # noqa: S101 - the caller knows
         with trio.CancelScope(deadline=offer.taken_at + WINDOW):
@@ -425,7 +425,7 @@ class Desk:
         return offer.fate
 
     def _end_late(self, name: str) -> None:
-        """A grant was given of which that was not known in time: its turn is over."""
+        """End the turn of a grant that was given, although that became known too late."""
         for box in self._boxes.values():
             for _, turn in list(box.turns.values()):
                 if turn.offer == name:
@@ -441,11 +441,11 @@ class Desk:
         return False
 
     async def _try(self, step: str, **given: Any) -> Any:
-        """Have a step executed; None if nobody knows whether it was."""
+        """Execute a step; None if it is unknown whether that was done."""
         try:
             return await self.replica.engine.step(step, self.era, term=self.term, **given)
         except EngineError:
             return None
         except (EraOverError, TermOverError):
-            self.close()  # and whoever runs the term hears of it, too
+            self.close()  # the task that runs the term finds out, too
             return None

@@ -1,7 +1,7 @@
-"""Holds this replica's clients, and passes what they ask for on to the one that leads.
+"""Holds this replica's clients, and forwards their requests to the leader.
 
-When a client is offered its grant, the doorman takes that, which records it, and hands it
-over. It may do so only for as long as the others count on: later it gives it back.
+When a client is offered a grant, the doorman takes the offer, which records the grant, and hands
+it over. It must do so within the time that the others allow for; after that, it gives it back.
 """
 
 import json
@@ -21,16 +21,16 @@ from gateway_queue.replicas.engine import EngineError, EraOverError, TermOverErr
 from gateway_queue.replicas.membership import Replica
 from gateway_queue.replicas.post import AGAIN, NONE, Head, Number, Post, digest, follows
 
-# How long to wait for what the leader says, in seconds.
+# How long to wait for the leader's answer, in seconds.
 PATIENCE = 5.0
 
-# How long a leader that ends goes on to lead, in seconds.
+# How long a leader that is shutting down keeps leading, in seconds.
 FAREWELL = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A grant to be taken for one of our clients.
+    """A grant that is offered to one of our clients.
 
     ``about``: the bot's application id, its bucket, of how many, and the grant's number.
     """
@@ -65,7 +65,7 @@ class AwayError(Exception):
 
 
 class Doorman:
-    """The requests that clients of this replica wait with."""
+    """The waiting requests of this replica's clients."""
 
     def __init__(self, replica: Replica) -> None:
         self.ending = False
@@ -75,9 +75,9 @@ class Doorman:
         self._ids: dict[Turn, int] = {}
         self._post: Post | None = None  # None: nobody leads
         self._last_read = "", NONE  # the leader who said something last, and its number
-        self._taking: set[int] = set()  # requests for which an offer is being taken
-        self._asked: dict[int, _Answered] = {}  # by its number, what the leader was asked
-        self._given: dict[Turn, trio.Event] = {}  # what its client's own task hands over
+        self._taking: set[int] = set()  # requests whose offer is being taken
+        self._asked: dict[int, _Answered] = {}  # questions to the leader, by their numbers
+        self._given: dict[Turn, trio.Event] = {}  # grants that the client's own task hands over
         self._offers, self._offered = trio.open_memory_channel[Offer](math.inf)
 
     @property
@@ -87,7 +87,7 @@ class Doorman:
 
     @property
     def replicas(self) -> int:
-        """How many replicas live, this one among them."""
+        """How many replicas are alive, including this one."""
         return len(self._replica.others()) + 1
 
     @property
@@ -124,7 +124,7 @@ class Doorman:
         wait: float | None,
         key: bytes | None,
     ) -> Turn:
-        """A turn that waits for the leader to offer a grant, to be used as a context.
+        """A turn that waits for the leader to offer a grant; a context manager.
 
         ``key``: the API key that came with the request.
         """
@@ -145,7 +145,7 @@ class Doorman:
         return turn
 
     async def standing_of(self, turn: Turn) -> Standing:
-        """How a turn stood that has ended without a grant, as its client wanted."""
+        """The standing of a turn that has ended without a grant, as its client wanted."""
         try:
             position, expected_in, reason, reset_in = await self._ask("stand", self._ids[turn])
         except AwayError:
@@ -158,7 +158,7 @@ class Doorman:
         return Page(*await self._ask("page", [page.head, page.headers, page.body]))
 
     def enter(self, bot: str | None) -> "Viewer":
-        """Let somebody look at a bot, or at all of several, whom the leader shows it."""
+        """Let somebody watch a bot, or all of several, through this replica."""
         return Viewer(self, bot, next(self._numbers))
 
     async def look(self, viewer: "Viewer") -> bytes | None:
@@ -170,30 +170,30 @@ class Doorman:
         return str(message).encode() or None
 
     def look_away(self, viewer: "Viewer") -> None:
-        """A viewer looks no more."""
+        """A viewer has left."""
         if self._post is not None:
             self._post.put(["away", viewer.number])
 
     def end(self) -> None:
-        """From now on tell the patient to ask again later; the others go on waiting."""
+        """From now on, tell clients with `wait` to ask again; the others keep waiting."""
         self.ending = True
         for turn, _ in list(self._held.values()):
             if turn.patient:
                 turn.waiting.cancel()
 
     async def leave(self) -> None:
-        """Let the others know that nobody is held here any more."""
+        """Tell the others that no client is held here any more."""
         await self._replica.leave()
 
     async def resign(self) -> None:
-        """Let another replica lead, if this one does, once the patient know where they stand."""
+        """Hand over the lead, if it is here, once clients with `wait` have been answered."""
         with trio.move_on_after(FAREWELL):
             while self._asked:
                 await next(iter(self._asked.values())).event.wait()
         await self._replica.resign()
 
     async def run(self) -> None:
-        """Pass on what clients ask for, and take what they are offered, for ever."""
+        """Forward what clients ask for, and take what they are offered, forever."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_offers, nursery)
             while True:
@@ -203,10 +203,10 @@ class Doorman:
                 await changed.wait()
 
     def hear(self, event: dict[str, Any], now: float) -> None:
-        """What all replicas hear is of no interest here."""
+        """Events for all replicas do not matter here."""
 
     def read(self, sender: str, number: Number, items: Sequence[list[Any]]) -> None:
-        """Take what the leader says; offers have no numbers."""
+        """Handle a message from the leader; offers have no numbers."""
         if number != NONE:
             leader, last = self._last_read
             last = last if leader == sender else NONE
@@ -234,7 +234,7 @@ class Doorman:
                 self._tell_all()
 
     async def _talk(self, changed: trio.Event) -> None:
-        """Tell a leader all, and then whatever comes, for as long as it leads."""
+        """Send the leader all requests, and then new ones, for as long as it leads."""
         replica = self._replica
         head = Head(replica.name, replica.term, "desk")
         post = self._post = Post(replica.engine, replica.era, replica.leader, head)
@@ -289,12 +289,12 @@ class Doorman:
             nursery.start_soon(self._consider, offer)
 
     async def _consider(self, offer: Offer) -> None:
-        """Take an offer, and hand it over; or refuse it."""
+        """Take an offer and hand the grant over, or refuse it."""
         turn = self._present(offer)
         if turn is None:
             if self._post is not None:
                 if offer.request not in self._held:
-                    # Whoever leads believes it is: it was told of it while it was being granted.
+                    # The leader believes it is: it was told again while this was being granted.
                     self._post.put(["leave", offer.request])
                 self._post.put(["refuse", offer.name])
             return
@@ -310,7 +310,7 @@ class Doorman:
             await self._tell("void", offer, "given_back", bot=offer.about[0])
 
     def _present(self, offer: Offer) -> Turn | None:
-        """The turn of an offer, if its client is there and no other offer is being taken for it."""
+        """The offer's turn, if its client is present and no other offer is being taken for it."""
         turn, _ = self._held.get(offer.request, (None, None))
         if offer.request in self._taking:
             return None
@@ -319,7 +319,7 @@ class Doorman:
         return turn
 
     async def _take(self, offer: Offer) -> bool | None:
-        """Record the grant; None if nobody knows whether that was done."""
+        """Record the grant; None if it is unknown whether that was done."""
         bot, bucket, _, number = offer.about
         row = json.dumps([number, offer.shard, bucket, offer.confirm])
         given = {"bot": bot, "number": number, "offer": offer.name, "row": row}
@@ -354,7 +354,7 @@ class Doorman:
         return True
 
     async def _tell(self, step: str, offer: Offer, what: str, **given: Any) -> None:
-        """Tell what became of an offer, until it is heard or of no interest any more."""
+        """Report the outcome of an offer, until that is recorded or no longer matters."""
         era = self._replica.era
         while True:
             try:
@@ -370,7 +370,7 @@ class Doorman:
 
 
 class Viewer:
-    """Somebody who looks at the dashboard here, at what the leader shows."""
+    """Somebody who watches the dashboard here, which the leader fills."""
 
     def __init__(self, doorman: Doorman, bot: str | None, number: int) -> None:
         self.bot = bot
@@ -382,12 +382,12 @@ class Viewer:
         return await self._doorman.look(self)
 
     def leave(self) -> None:
-        """It looks no more."""
+        """It has left."""
         self._doorman.look_away(self)
 
 
 class _Answered:
-    """What the leader was asked, until it answers."""
+    """A question to the leader, until it is answered."""
 
     def __init__(self) -> None:
         self.event = trio.Event()

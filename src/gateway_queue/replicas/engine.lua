@@ -10,14 +10,14 @@ local base, step, era = KEYS[1], ARGV[1], ARGV[2]
 local given = cjson.decode(ARGV[3])
 
 local STATE = base .. ':state'        -- run, era, term, leader, settings; see also `number`
-local BEATS = base .. ':beats'        -- replica: how often its heart has beaten
-local OFFERS = base .. ':offers'      -- era; what is not settled: open, withdrawn, or its row
+local BEATS = base .. ':beats'        -- replica: the number of its heartbeats
+local OFFERS = base .. ':offers'      -- era; each offer that is not settled: open, withdrawn, or its row
 local NUMBERS = base .. ':numbers'    -- bot: the number of its latest grant
-local EVENTS = base .. ':events'      -- what all replicas hear in this era
-local INBOX = base .. ':to:'          -- <era>:<replica>: what one of them hears
-local GRANTS = base .. ':grants:'     -- <bot>: the grants of a day, by when they were given
+local EVENTS = base .. ':events'      -- for all replicas of this era
+local INBOX = base .. ':to:'          -- <era>:<replica>: messages for one of them
+local GRANTS = base .. ':grants:'     -- <bot>: the grants of a day, by time
 
--- A replica that is so far behind has been taken for dead long ago.
+-- A replica that is further behind has been considered dead for a long time.
 local EVENTS_KEPT, MESSAGES_KEPT = 10000, 5000
 
 local DAY = 86400000
@@ -32,7 +32,7 @@ local LAYOUT = '2'
 
 local OPEN, WITHDRAWN = 'open', 'withdrawn'
 
--- Redis does not say which key it was that somebody else has written.
+-- If another program has written a key, Redis's error does not name it.
 local function call(command, key, ...)
   local answer = redis.pcall(command, key, ...)
   if type(answer) == 'table' and answer.err then
@@ -43,7 +43,7 @@ end
 
 local time = redis.call('TIME')
 
--- The process that executes this: a restart and a promotion make it another.
+-- The process that executes this: a different one after a restart or a promotion.
 local run = LAYOUT .. '-' .. string.match(call('INFO', 'server'), 'run_id:(%x+)')
 
 -- The next of the `events` or of the `messages`.
@@ -61,7 +61,7 @@ local function say(to, entry)
   call('PEXPIRE', inbox, INBOX_KEPT)
 end
 
--- The row of the grant that an offer has become; nil if it was not taken.
+-- The row of the grant, if an offer was taken; otherwise nil.
 local function row_of(offer)
   local found = call('HGET', OFFERS, offer)
   return found and found ~= OPEN and found ~= WITHDRAWN and found or nil
@@ -72,7 +72,7 @@ local is_known = state[1] == run and state[2] and call('HGET', OFFERS, 'era') ==
 
 local steps = {}
 
--- Whether this server has replicas, or was one.
+-- Whether this server has replicas, or used to be one.
 local function has_replicas()
   local about = call('INFO', 'replication')
   local offset = string.match(about, 'second_repl_offset:(%-?%d+)')
@@ -84,7 +84,7 @@ function steps.join()
   era = state[2]
   if not is_known then
     era = string.sub(run, 1, 10) .. '-' .. time[1] .. '-' .. time[2]
-    -- Not one of those before, even if they were forgotten.
+    -- Higher than all earlier ones, even if they were forgotten.
     local term = math.max((tonumber(state[3]) or 0) + 1, tonumber(time[1]))
     call('HSET', STATE, 'run', run, 'era', era, 'term', term, 'leader', '')
     call('DEL', BEATS, OFFERS, EVENTS)
@@ -121,7 +121,7 @@ function steps.beat()
   }
 end
 
--- {replica, term, settings} -> the term that begins; `no` if the term that is known is over.
+-- {replica, term, settings} -> the term that begins; `no` if the given one is over.
 function steps.lead()
   if tonumber(call('HGET', STATE, 'term')) ~= given.term then
     return { no = 'term' }
@@ -134,7 +134,7 @@ function steps.lead()
   return { term = term, time = time[1] * 1000 + math.floor(time[2] / 1000) }
 end
 
--- {replica}: it is gone, and has left nothing behind.
+-- {replica}: forget it, and everything of it.
 function steps.bury()
   call('HDEL', BEATS, given.replica)
   call('DEL', INBOX .. era .. ':' .. given.replica)
@@ -153,8 +153,8 @@ function steps.tell()
   return {}
 end
 
--- {bot, offer, event}: a grant was not given to its client, and never will be. Where it was not
--- taken, it never can be.
+-- {bot, offer, event}: a grant was not given to its client, and never will be. If the offer was not
+-- taken, it cannot be any more.
 function steps.void()
   local row = row_of(given.offer)
   if row then
@@ -167,7 +167,7 @@ function steps.void()
   return {}
 end
 
--- {bot, number, offer, row, event}: take an offer, which is to grant it. `no` if it may not be.
+-- {bot, number, offer, row, event}: take an offer, which is the grant. `no` if it is not open.
 function steps.take()
   if call('HGET', OFFERS, given.offer) ~= OPEN then
     return { no = 'offer' }
@@ -180,7 +180,7 @@ function steps.take()
   return {}
 end
 
--- What only the leader may do: all of it is refused once its term is over.
+-- Steps for the leader only; they are refused once its term is over.
 local leaders = {}
 
 -- {replica}
@@ -198,7 +198,7 @@ function leaders.offer()
   return {}
 end
 
--- {offer} -> whether it was taken. If not, it never will be, even if it is yet to be made.
+-- {offer} -> whether it was taken. If not, it never can be, even if it has yet to arrive.
 function leaders.withdraw()
   if row_of(given.offer) then
     return { taken = true }
@@ -207,7 +207,7 @@ function leaders.withdraw()
   return { taken = false }
 end
 
--- {offers: [offer]}: nothing more will be asked about them.
+-- {offers: [offer]}: forget them, as nothing more will be asked about them.
 function leaders.settle()
   for _, offer in ipairs(given.offers) do
     call('HDEL', OFFERS, offer)

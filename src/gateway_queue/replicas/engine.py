@@ -1,7 +1,7 @@
-"""The steps in which the state that replicas share changes, in Redis or Valkey.
+"""The steps that change the state shared by all replicas, in Redis or Valkey.
 
-One script has them all, `engine.lua`. This module sends them and reads their answers; it
-decides nothing. A step that fails may have been executed all the same, now or later.
+They are in one script, `engine.lua`. This module sends them and reads their answers; it decides
+nothing. A step that fails may still have been executed, or be executed later.
 """
 
 import json
@@ -23,28 +23,28 @@ log = structlog.get_logger()
 
 SCRIPT = Path(__file__).with_name("engine.lua").read_text(encoding="utf-8")
 
-# How long to wait for an answer or a connection, in seconds. Coredis would wait for ever.
+# How long to wait for an answer or a connection, in seconds. Coredis would wait forever.
 TIMEOUT = 1.0
 
 # How long one request for news waits for them, in seconds. Nothing depends on it: it only
-# shows whether the connection still stands.
+# shows whether the connection still works.
 NEWS_WAIT = 5.0
 
-# How often the connection that waits for news may break. Coredis counts each as still in use,
-# and after as many as its pool may have it would wait for a free one for ever.
+# How often the connection that waits for news may break. Coredis counts broken ones as still in
+# use, and once the pool is full, it would wait forever for a free one.
 LOSSES = 100_000
 
-# How long a primary that was cut off may still grant: with `min-replicas-max-lag 2` it refuses
-# to write after so many seconds.
+# How long a primary that was cut off may still accept grants: with `min-replicas-max-lag 2` it
+# refuses writes after this many seconds.
 FAILOVER = 3.0
 
 
 class EngineError(Exception):
-    """The engine cannot be asked, or refused to answer. What was asked for may happen yet."""
+    """The engine cannot be reached, or refused. What was asked for may still happen."""
 
 
 class EraOverError(Exception):
-    """The state was lost, or another process has it: everything before now is unknown."""
+    """The state was lost, or another process holds it: everything before now is unknown."""
 
 
 class TermOverError(Exception):
@@ -52,15 +52,15 @@ class TermOverError(Exception):
 
 
 class BuriedError(Exception):
-    """The others took this replica for dead."""
+    """The others considered this replica dead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """How the state was found: who leads (nobody: empty).
+    """The state when a replica joined: who leads (empty: nobody).
 
-    ``events``: the number of the last event until then. ``settings``: those of the last leader.
-    ``has_replicas``: the engine may be replaced by one, or is one that replaced another.
+    ``events``: the number of the last event. ``settings``: those of the last leader.
+    ``has_replicas``: one of them may replace the engine, or the engine has replaced another.
     """
 
     era: str
@@ -94,7 +94,7 @@ class Led:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a replica has read, each with its number: ``events`` for all, ``entries`` for it."""
+    """What a replica has read, with numbers: ``events`` for all, ``entries`` for itself."""
 
     events: Sequence[tuple[int, Any]]
     entries: Sequence[tuple[int, Any]]
@@ -110,12 +110,12 @@ class Engine:
         self._client = client
         self._script = client.register_script(script)
         self._reader = reader
-        self._refused: set[str] = set()  # the steps that were, when they were last tried
+        self._refused: set[str] = set()  # steps that were refused when last tried
 
     @classmethod
     @asynccontextmanager
     async def at(cls, url: str, base: str, script: str = SCRIPT) -> AsyncIterator[Self]:
-        """The engine at this URL, for as long as the context lasts; it may be away meanwhile."""
+        """The engine at this URL, for as long as the context lasts; it may be down meanwhile."""
         parsed = RedisURL.parse(url)
         async with (
             client(parsed, TIMEOUT, TIMEOUT) as asker,
@@ -128,15 +128,15 @@ class Engine:
         return Joined(**await self._step("join", "", replica=replica))
 
     async def beat(self, era: str, replica: str) -> Heard:
-        """Show that this replica lives. Raises BuriedError if it was taken for dead."""
+        """Show that this replica is alive. Raises BuriedError if it was considered dead."""
         return Heard(**await self._step("beat", era, replica=replica))
 
     async def lead(self, era: str, replica: str, term: int, settings: str) -> Led:
-        """Begin a term after this one. Raises TermOverError if another replica did."""
+        """Begin the term after this one. Raises TermOverError if another replica did."""
         return Led(**await self._step("lead", era, replica=replica, term=term, settings=settings))
 
     async def step(self, name: str, era: str, **given: object) -> Any:
-        """Have one of the other steps executed.
+        """Execute one of the other steps.
 
         Raises EngineError, EraOverError, and, for a step of the leader, TermOverError.
         """
@@ -151,7 +151,7 @@ class Engine:
         return answer
 
     async def news(self, era: str, replica: str, event: int, entry: int) -> News:
-        """What came after this event and this entry; waits for it."""
+        """What came after this event and this entry; waits until there is something."""
         events, inbox = f"{self._base}:events", f"{self._base}:to:{era}:{replica}"
         after = {events: f"{event}-0", inbox: f"{entry}-0"}
         with self._explained("news"):
@@ -163,7 +163,7 @@ class Engine:
         )
 
     async def weaknesses(self) -> list[str]:
-        """How the engine may lose what it acknowledged, and what to set against that."""
+        """How the engine may lose what it acknowledged, and which settings prevent that."""
         with self._explained("info"):
             memory = await self._client.info("memory")
             replication = await self._client.info("replication")
@@ -174,7 +174,7 @@ class Engine:
                 f"Redis may drop keys of the queue: set maxmemory-policy, which is {policy},"
                 " to noeviction"
             )
-        # This field is there only where both settings are.
+        # This field only exists if both settings are set.
         if replication.get("connected_slaves") and "min_slaves_good_slaves" not in replication:
             found.append(
                 "a failover may lose grants, and two shards may then identify at once: set"
@@ -212,8 +212,8 @@ class Engine:
             yield
         except (RedisError, OSError, BrokenResourceError, ClosedResourceError) as error:
             if isinstance(error, TimeoutError):
-                # Whoever is there may take what is sent and never answer it: a server that
-                # hangs and was replaced by another, or nobody any more.
+                # The peer may accept what is sent and never answer: a server that hangs and was
+                # replaced by another, or one that has vanished.
                 for one in (self._client, self._reader):
                     one.connection_pool.disconnect()
             why = f" ({error.__cause__})" if error.__cause__ else ""

@@ -1,7 +1,7 @@
-"""What a bot's leaders record in the engine, for those who lead after them.
+"""What a bot's leader records in the engine for the next leader.
 
-The grants are recorded by those who give them. All else is written a moment after it
-happened, and in one go.
+Grants are recorded by the replicas that give them. Everything else is written a moment after it
+happened, in batches.
 """
 
 import json
@@ -28,13 +28,13 @@ from gateway_queue.replicas.post import AGAIN
 
 log = structlog.get_logger()
 
-# How long a new leader lets the replicas tell whom they hold before it grants anything.
+# How long a new leader waits for the replicas to name their clients before it grants anything.
 TELL = 0.3
 
-# How long what happened is collected before it is written, in seconds.
+# How long changes are collected before they are written, in seconds.
 COLLECT = 0.02
 
-# How often it is looked whether seats are recorded that were forgotten, in seconds.
+# How often forgotten seats are removed from the engine, in seconds.
 TIDY = 60.0
 
 Fields = dict[str, dict[str, str]]
@@ -53,8 +53,8 @@ class Records:
         return self.fields.get((kind, bot), {})
 
 
-# What is kept in fields, each of which is named after a bot and, where there are several, what
-# else it is of.
+# What is kept in fields. A field's name is the bot's, followed by a shard or a kind of order if it
+# has several.
 KINDS = ("seats", "orders", "forgiven", "limits")
 
 
@@ -99,7 +99,7 @@ class Journals:
         return journal
 
     def note(self, kind: str, field: str, value: object) -> None:
-        """Keep a field; None: keep it no more."""
+        """Keep a field; None: remove it."""
         if value is None:
             self._notes.get(kind, {}).pop(field, None)
             self._gone.setdefault(kind, set()).add(field)
@@ -113,16 +113,16 @@ class Journals:
         return self.led.time / 1000 + trio.current_time() - self.began_at
 
     def tell(self, event: dict[str, Any]) -> None:
-        """Have all replicas hear of something."""
+        """Send an event to all replicas."""
         self._events.append(json.dumps(event))
         self._more.set()
 
     def wake(self) -> None:
-        """There is something to be noted."""
+        """There is something to write."""
         self._more.set()
 
     async def run(self) -> None:
-        """Write down what happens, for ever. Raises EraOverError and TermOverError."""
+        """Write down what happens, forever. Raises EraOverError and TermOverError."""
         tidied_at = trio.current_time()
         while True:
             with trio.move_on_after(TIDY):
@@ -163,24 +163,24 @@ def _by_bot(kinds: Mapping[str, Mapping[str, str]]) -> dict[tuple[str, str], dic
 
 
 class SharedJournal:
-    """What one bot's leader records, and reads when its term begins."""
+    """What the leader of one bot records, and reads when its term begins."""
 
     name = "redis"
     survives_restart = True
-    may_hold = False  # when the buckets open is known otherwise: see `opens_at`
+    may_hold = False  # `opens_at` says when the buckets open
 
     def __init__(self, journals: Journals, bot: str, records: Records) -> None:
         self._journals = journals
         self._desk = journals.desk
         self._bot = bot
         self._queue: Queue | None = None
-        self._changed: set[int] = set()  # shards whose seats may be others than was noted
+        self._changed: set[int] = set()  # shards whose seats may differ from what was written
         self._noted = {int(shard) for shard in records.of("seats", bot)}
         self._records = records
         self._orders: dict[str, Any] = records.of("orders", bot)
         self._forgiven = {int(shard): n for shard, n in records.of("forgiven", bot).items()}
         now = trio.current_time()
-        # Number, when it was granted, shard, whether it was to be confirmed.
+        # The number, when it was granted, the shard, and whether it was with `confirm`.
         self._rows: deque[tuple[int, float, int | None, bool]] = deque()
         for at, (number, shard, _, confirm) in records.grants.get(bot, ()):
             age = max(0.0, (journals.led.time - at) / 1000)
@@ -285,7 +285,7 @@ class SharedJournal:
         return await self._desk.fate(self._name(number))
 
     def opens_at(self, bucket: int, buckets: int, spacing: Spacing) -> float:
-        # With rows that had no confirmation to come, the past has had none either.
+        # If there are rows, and none of them with `confirm`, no earlier grant had it either.
         may_hold = not self._rows or any(confirm for *_, confirm in self._rows)
         unknown = spacing.after_grant(confirm=may_hold)
         heard_at = self._desk.replica.heard.opens_at(self._bot, bucket, buckets, unknown)
@@ -294,7 +294,7 @@ class SharedJournal:
     def restore(self, queue: Queue) -> None:
         self._queue = None
         now, now_by_engine = trio.current_time(), self._journals.time()
-        # Of an earlier era, grants may be lost that were to be subtracted.
+        # Grants of an earlier era that would have to be subtracted may be lost.
         limits = self._limits
         if limits and limits["era"] == self._desk.era:
             names = ("total", "remaining", "reset_after", "max_concurrency")
@@ -317,32 +317,32 @@ class SharedJournal:
     # What is noted --------------------------------------------------------------------
 
     def watch(self, event: Event) -> None:
-        """Take what happened in the queue: a shard may have other seats now."""
+        """Take an event of the queue: the shard may have other seats now."""
         shard = getattr(event, "shard", None)
         if shard is not None:
             self._changed.add(shard)
             self._journals.wake()
 
     def note_seats(self) -> None:
-        """Note the seats that changed."""
+        """Write down the seats that changed."""
         changed, self._changed = self._changed, set()
         self._note(changed)
 
     def tidy(self) -> None:
-        """Note that seats were forgotten."""
+        """Remove seats that were forgotten."""
         queue = self._queue
         if queue is not None:
             self._note([shard for shard in self._noted if queue.place_of(shard) is None])
 
     def keep_limit(self, limit: SessionStartLimit, gateway: Gateway) -> None:
-        """Keep what Discord has said."""
+        """Keep the limits that Discord gave."""
         if self._queue is not None:
             about = {"sent_at": self._journals.time(), "era": self._desk.era}
             self._limits = {**asdict(limit), **asdict(gateway), **about}
             self._journals.note("limits", f"{self._bot} ", self._limits)
 
     def moved(self, bucket: int, buckets: int, number: int, seconds: float) -> None:
-        """Tell all replicas when a bucket opens, as a grant was confirmed."""
+        """Tell all replicas when a bucket opens, because a grant was confirmed."""
         about = [self._bot, bucket, buckets, number]
         self._journals.tell({"what": "moved", "about": about, "seconds": seconds})
 

@@ -1,7 +1,7 @@
-"""One of several replicas: it joins, shows that it lives, hears the news, and may come to lead.
+"""One of several replicas: it joins, sends heartbeats, hears the news, and may become the leader.
 
-There is one leader in a term, and a term ends when another replica begins one. Nobody needs
-to know that in time: every step of a leader names its term, and is refused once that is over.
+Each term has one leader, and ends when another replica begins the next term. Nobody needs to
+notice that in time: every step of a leader names its term, and is refused once that is over.
 """
 
 import json
@@ -29,47 +29,48 @@ from gateway_queue.replicas.post import Number
 
 log = structlog.get_logger()
 
-# Seconds between two beats of a heart.
+# Seconds between two heartbeats.
 BEAT = 0.25
 
-# A replica whose heart has not beaten for so many seconds is taken for dead, if so many beats
-# of one's own were answered meanwhile: so an engine that stands still kills nobody.
+# A replica is considered dead after this many seconds without a heartbeat, if this many of one's
+# own were answered in the meantime: so if the engine hangs, nobody is considered dead.
 DEAD = 1.0
 BEATS_MEANWHILE = 3
 
-# After so many seconds nothing is kept of a dead replica. If it lives, it joins again.
+# After this many seconds a dead replica is forgotten. If it is alive after all, it joins again.
 FORGET = 60.0
 
-# Whoever led before the state was lost leads again, if it can: it remembers the seats.
+# Others wait this many seconds, so that a replica that led before the state was lost can lead
+# again: it remembers the seats.
 YIELD = 0.3
 
-# Seconds after a failure until the next try: doubled from the first to the longest.
+# Seconds from a failure to the next attempt: doubled each time, from the first to the longest.
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 
 
 class DifferentSettingsError(JournalError):
-    """The replica that leads has other settings; the message names them."""
+    """The leader has different settings; the message names them."""
 
 
 @dataclass(slots=True)
 class Life:
-    """A replica as it is seen from here: its beats, and since when there were no more."""
+    """A replica as seen from here: its heartbeats, and when the latest was noticed."""
 
     beats: int
     since: float
-    own_beats: int = 0  # of this replica, meanwhile
+    own_beats: int = 0  # heartbeats of this replica since then
 
 
 class Ears(Protocol):
-    """Who is to be told what is heard. Items are lists that begin with what they are."""
+    """Who is told what is heard. Items are lists; the first element says what they are."""
 
     def hear(self, event: dict[str, Any], now: float) -> None:
-        """Take an event that all replicas hear."""
+        """Handle an event for all replicas."""
         ...
 
     def read(self, sender: str, number: Number, items: Sequence[list[Any]]) -> None:
-        """Take a message to this replica."""
+        """Handle a message to this replica."""
         ...
 
 
@@ -88,7 +89,7 @@ class Office(Protocol):
 class Replica:
     """This process, as one of several.
 
-    ``about`` are the settings that must be the same everywhere, as text.
+    ``about``: the settings that must be the same everywhere, as text.
     """
 
     def __init__(self, name: str, engine: Engine, about: str) -> None:
@@ -100,11 +101,11 @@ class Replica:
         self.term = 0
         self.leader = ""  # empty: nobody leads
         self.lives: dict[str, Life] = {}
-        self.fault: str | None = None  # why the engine cannot be asked
+        self.fault: str | None = None  # why the engine cannot be used
         self.ending = False
         self.desk: Ears | None = None  # while this one leads
         self.doorman: Ears | None = None
-        self.changed = trio.Event()  # the era, the term or the leader is another
+        self.changed = trio.Event()  # set when the era, the term or the leader changes
         self._about = about
         self._events = 0
         self._warned_of: set[str] = set()
@@ -118,20 +119,20 @@ class Replica:
         return bool(self.leader) and self.leader == self.name
 
     def why_not_ready(self) -> str | None:
-        """Why nobody can be granted here; None if nothing is wrong with this replica."""
+        """Why nothing can be granted here; None if nothing is wrong with this replica."""
         if self.fault is not None:
             return f"Redis cannot be used: {self.fault}"
         return None if self.leader else "no replica leads yet"
 
     def is_silent(self, replica: str, now: float) -> bool:
-        """Whether a replica is to be taken for dead."""
+        """Whether a replica is considered dead."""
         life = self.lives.get(replica)
         if life is None:
             return True
         return now > life.since + DEAD and life.own_beats >= BEATS_MEANWHILE
 
     async def run(self, office: Office) -> None:
-        """Be one of the replicas, for ever, and hold the office while leading."""
+        """Be one of the replicas, forever, and do the leader's work while leading."""
         while True:
             await self._join()
             try:
@@ -144,7 +145,7 @@ class Replica:
                 log.warning("replica_joins_again", why=why)
 
     def forgotten(self) -> list[str]:
-        """The replicas that have been dead for so long that nothing of them is needed."""
+        """The replicas that have been dead for so long that they can be forgotten."""
         now = trio.current_time()
         return [
             name
@@ -153,19 +154,19 @@ class Replica:
         ]
 
     def others(self) -> list[str]:
-        """The other replicas that live."""
+        """The other replicas that are alive."""
         now = trio.current_time()
         return [name for name in self.lives if name != self.name and not self.is_silent(name, now)]
 
     async def resign(self) -> None:
-        """Let another one lead, if there is one. This one does not lead again."""
+        """Hand over the lead, if there is another replica. This one never leads again."""
         self.ending = True
         if self.is_leading and self.others():
             self._leading.cancel()
             await self._try("resign", term=self.term)
 
     async def leave(self) -> None:
-        """It holds nobody any more."""
+        """Tell the others that no client is held here any more."""
         await self._try("bury", replica=self.name)
 
     async def _try(self, step: str, **given: object) -> None:
@@ -188,7 +189,7 @@ class Replica:
         await self._check_settings(joined)
         await self._warn_of_weaknesses()
         if joined.era != self.era or joined.events != self._events:
-            # In the era before, another server may go on granting for a while.
+            # In the previous era, another server may accept grants for a while.
             may_go_on = joined.era != self.era and joined.has_replicas
             self.heard.forget(trio.current_time() + (FAILOVER if may_go_on else 0.0))
         if joined.era != self.era:
@@ -208,7 +209,7 @@ class Replica:
                     log.warning("engine_weak", hint=weakness)
 
     async def _check_settings(self, joined: Joined) -> None:
-        """Raise DifferentSettingsError if a leader lives that has others."""
+        """Raise DifferentSettingsError if there is a living leader with different settings."""
         if joined.leader in {"", self.name} or joined.settings in {None, self._about}:
             return
         beats: set[int] = set()
@@ -216,7 +217,7 @@ class Replica:
             try:
                 beat = await self.engine.beat(joined.era, self.name)
             except (EngineError, EraOverError, BuriedError):
-                return  # it will be asked again
+                return  # the next attempt to join checks again
             beats.add(beat.beats.get(joined.leader, 0))
             await trio.sleep(DEAD / BEATS_MEANWHILE)
         if len(beats) > 1:
@@ -313,7 +314,7 @@ class Replica:
         self._tell_changed()
 
     def _see_alive(self, replica: str) -> None:
-        """Take note of a replica that may have joined since this one's last beat."""
+        """Note a replica that may have joined since this one's last heartbeat."""
         if replica not in self.lives:
             self.lives[replica] = Life(0, trio.current_time())
 
@@ -347,7 +348,7 @@ class Replica:
             if not self._led_before and self.leader == "":
                 await trio.sleep(YIELD)
             self._vacant = trio.Event()
-            if self.ending or not self._is_vacant():  # somebody leads by now
+            if self.ending or not self._is_vacant():  # another one leads by now
                 continue
             self._has_heard_own_term = trio.Event()
             self.desk = office.open(self.term + 1)  # before anybody can know, and ask
@@ -373,14 +374,14 @@ class Replica:
             self._vacant.set()
 
     def _is_vacant(self) -> bool:
-        """Whether nobody leads, so that this one should."""
+        """Whether there is no leader, so that this replica should lead."""
         if self.leader in {"", self.name}:
             return True
         return bool(self.lives) and self.is_silent(self.leader, trio.current_time())
 
 
 def difference(ours: str, theirs: str) -> str:
-    """In which settings two replicas differ, in words."""
+    """A sentence about the settings in which two replicas differ."""
     here, there = json.loads(ours), json.loads(theirs)
     different = [
         f"{name} is {here.get(name)} here and {there.get(name)} there"

@@ -16,10 +16,10 @@ import trio
 
 from gateway_queue.replicas.engine import Engine, EngineError
 
-# Items of one message.
+# The most items in one message.
 AT_MOST = 200
 
-# Seconds until a message is sent again of which nobody knows whether it was.
+# Seconds until a message is sent again, if it is unknown whether it was sent.
 AGAIN = 0.1
 
 # After so many seconds without items an empty message is sent, so that a loss is noticed.
@@ -35,7 +35,7 @@ NONE: Number = 0.0, 0
 
 
 def digest(key: bytes) -> str:
-    """What stands for an API key in a message."""
+    """What a message has in place of an API key."""
     return sha256(key).hexdigest()
 
 
@@ -46,7 +46,7 @@ def follows(number: Number, last: Number) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What all messages of a sender have in common; ``to`` is who is to read them there."""
+    """What all messages of a sender have in common; ``to`` says who reads them."""
 
     sender: str
     term: int
@@ -76,11 +76,11 @@ class Post:
         self._more.set()
 
     def close(self) -> None:
-        """Send no more: nobody will read it."""
+        """Send nothing more: nobody would read it."""
         self._running.cancel()
 
     async def run(self) -> None:
-        """Send what is put in, until it is closed. Raises EraOverError."""
+        """Send what is added, until it is closed. Raises EraOverError."""
         with self._running:
             for number in count(1):
                 if not self._items:

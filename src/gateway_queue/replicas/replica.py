@@ -1,4 +1,4 @@
-"""Runs a replica: its membership, its doorman, and, while it leads, its desk."""
+"""Runs a replica: its membership, its doorman and, while it leads, its desk."""
 
 from collections.abc import Awaitable, Callable
 
@@ -21,9 +21,9 @@ async def be_a_replica(
     serve: Callable[[Journals], Awaitable[None]],
     started: Callable[[Doorman], None],
 ) -> None:
-    """Be one of several replicas, for ever.
+    """Be one of several replicas, forever.
 
-    ``serve`` makes the bots and runs their tasks, for as long as this one leads.
+    ``serve`` creates the bots and runs their tasks for as long as this replica leads.
     """
     async with Engine.at(url, base) as engine:
         replica = Replica(name, engine, about)
@@ -45,7 +45,7 @@ class _Office:
         self._serve = serve
 
     def open(self, term: int) -> Desk:
-        """Be ready to hear what comes in this term, should it begin."""
+        """Get ready for the messages of this term, in case it begins."""
         return Desk(self._replica, term, self._bots)
 
     async def lead(self, led: Led) -> None:
@@ -61,6 +61,6 @@ class _Office:
                 try:
                     await desk.run()
                 finally:
-                    desk.close()  # before the buckets end: they await what becomes of their offers
+                    desk.close()  # before the buckets end: they wait for their offers
         finally:
             desk.close()

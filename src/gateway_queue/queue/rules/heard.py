@@ -1,12 +1,12 @@
-"""When the buckets may grant, as a replica knows it that only hears of the grants.
+"""When the buckets may grant, as far as a replica knows that only hears of the grants.
 
 Pure: every method takes ``now`` (seconds on this replica's monotonic clock). No clock, no
 task, no I/O.
 
-Whoever begins to lead has heard of every grant of those who led before, at the latest when it
-begins. A grant was recorded before it could be heard of, and its answer was written within
-the window after that, or never. So what is counted from here on is late, and never early:
-nothing is assumed of other clocks, or of how long news take.
+By the time it begins to lead, a replica has heard of every grant of earlier leaders. A grant was
+recorded before it could be heard of, and its answer was written within the window after that, or
+never. So counting from when it was heard of may be late, but is never early: nothing is assumed
+about other clocks, or about how long messages take.
 """
 
 import math
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from gateway_queue.queue.rules.pace import late
 
-# How many seconds after it began to take a grant a replica may still write its answer.
+# For how many seconds after it began to take a grant a replica may write its answer.
 WINDOW = 1.0
 
 
@@ -26,10 +26,10 @@ class _Bucket:
 
 @dataclass(slots=True)
 class _Bot:
-    """The buckets of a bot since there are so many of them."""
+    """The buckets of a bot, since their number last changed."""
 
     count: int
-    buckets: dict[int, _Bucket] = field(default_factory=dict)  # those that were heard of
+    buckets: dict[int, _Bucket] = field(default_factory=dict)  # those that it has heard of
     others_open_at: float = -math.inf
     are_others_known: bool = False  # otherwise nothing is known of them, either
 
@@ -39,27 +39,27 @@ class _Bot:
 
     @property
     def all_open_at(self) -> float:
-        """When the last of those of which something is known opens."""
+        """When the last bucket opens, of those about which something is known."""
         others = -math.inf if len(self.buckets) == self.count else self.others_open_at
         return max((others, *(bucket.opens_at for bucket in self.buckets.values())))
 
 
 class Heard:
-    """What was heard of all bots' buckets since an instant; what was before is unknown."""
+    """What was heard about all bots' buckets since an instant; what was before is unknown."""
 
     def __init__(self, now: float) -> None:
         self._since = now
         self._bots: dict[str, _Bot] = {}
 
     def forget(self, until: float) -> None:
-        """Until then something may happen, or has happened, that is not heard of."""
+        """Treat everything until then as unknown."""
         self._since = max(self._since, until)
         self._bots.clear()
 
     def taken(
         self, bot: str, bucket: int, count: int, number: int, seconds: float, now: float
     ) -> None:
-        """A grant was taken, of one of so many buckets, which opens so long after its answer."""
+        """A grant was taken; its bucket, one of ``count``, opens ``seconds`` after the answer."""
         opens_at = late(now + WINDOW + seconds)
         self._of(bot, count).buckets[bucket] = _Bucket(opens_at, number)
 
@@ -85,7 +85,7 @@ class Heard:
             known.opens_at = opens_at if is_latest else max(known.opens_at, opens_at)
 
     def opens_at(self, bot: str, bucket: int, count: int, unknown: float) -> float:
-        """When one of so many buckets may grant. ``unknown``: how long after an unknown past."""
+        """When one of ``count`` buckets may grant. ``unknown``: how long after an unknown past."""
         after_the_unknown = late(self._since + WINDOW + unknown)
         known = self._bots.get(bot)
         if known is None:
@@ -97,7 +97,7 @@ class Heard:
         return opens_at if all_known else max(opens_at, after_the_unknown)
 
     def _of(self, bot: str, count: int) -> _Bot:
-        """The buckets of a bot; if there are others now, each may hold shards of any before."""
+        """The buckets of a bot; if their number changed, each may have shards of any old one."""
         known = self._bots.get(bot)
         if known is None:
             known = self._bots[bot] = _Bot(count)
