@@ -1,9 +1,9 @@
--- The steps in which the state that replicas share changes. Each is atomic, and changes nothing
--- for a caller of another era. What a row, an event or a message says is up to Python.
+-- The steps that change the state shared by all replicas. Each is atomic, and changes nothing for a
+-- caller from another era. What is in a row, an event or a message is up to Python.
 --
--- The era ends where the state was lost, or where another process has it: after a restart, a
--- promotion, FLUSHALL, an old dump. It also does where one of the keys is lost on which it depends
--- that no grant is forgotten, as by eviction. Lost news shows as a gap in the numbers, which only
+-- The era ends when the state is lost, or when another process holds it: after a restart, a
+-- promotion, FLUSHALL, an old dump. It also ends when one of the keys is lost, for example to
+-- eviction, without which a grant might be forgotten. Lost news shows as a gap in the numbers, which only
 -- grow, whatever Redis's clock does.
 
 local base, step, era = KEYS[1], ARGV[1], ARGV[2]
@@ -22,8 +22,8 @@ local EVENTS_KEPT, MESSAGES_KEPT = 10000, 5000
 
 local DAY = 86400000
 
--- Nobody reads the inbox of a replica that has died. So long that setting Redis's clock forward
--- by a day loses nothing.
+-- Nobody reads the inbox of a dead replica. It is kept for so long that setting Redis's clock
+-- forward by a day loses nothing.
 local INBOX_KEPT = 2 * DAY
 
 -- Change this whenever a key or a field changes its meaning: versions that keep the state
@@ -102,7 +102,7 @@ function steps.join()
   }
 end
 
--- {replica} -> who leads, the number of the last event, and the beats of all; `no` if this one was taken for dead.
+-- {replica} -> who leads, the number of the last event, and all heartbeats; `no` if this one was considered dead.
 function steps.beat()
   if call('HEXISTS', BEATS, given.replica) == 0 then
     return { no = 'buried' }

@@ -73,7 +73,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Who leads in which term, and how often the hearts of all have beaten.
+    """Who leads in which term, and the number of heartbeats of each replica.
 
     ``events``: the number of the last event.
     """

@@ -330,7 +330,7 @@ class Replica:
         self.fault = fault
 
     async def heard_all(self) -> None:
-        """Wait until everything is heard that was told before the term began that it leads.
+        """Wait until everything from before the start of its own term has been heard.
 
         Raises EraOverError.
         """

@@ -1,8 +1,8 @@
-"""Messages from one replica to another, by way of the engine: in order, and none twice.
+"""Messages from one replica to another, through the engine: in order, and each only once.
 
-A message is a list of items, which are lists whose first element says what they are. Items
-that are put in while a message is on its way go with the next one. The engine may lose messages
-that were not read yet: whoever reads the next one sees that by its number, `follows`.
+A message is a list of items, which are lists whose first element says what they are. Items that
+are added while a message is on its way go into the next one. The engine may lose messages that
+were not read yet; the reader notices from the number of the next one (`follows`).
 """
 
 import json
@@ -22,7 +22,7 @@ AT_MOST = 200
 # Seconds until a message is sent again, if it is unknown whether it was sent.
 AGAIN = 0.1
 
-# After so many seconds without items an empty message is sent, so that a loss is noticed.
+# After this many seconds without items an empty message is sent, so that a loss is noticed.
 QUIET = 10.0
 
 Item = list[Any]
@@ -53,7 +53,7 @@ class Head:
     to: Literal["desk", "doorman"]
 
     def message(self, items: list[Item], number: Number = NONE) -> str:
-        """A message as it is sent; those that have a number come in order."""
+        """A message as it is sent; numbered messages come in order."""
         head = {"from": self.sender, "term": self.term, "to": self.to}
         return json.dumps({**head, "number": number, "items": items})
 
