@@ -214,6 +214,15 @@ async def test_several_bots_wait_side_by_side_at_all_replicas(
         await page_until(two, "/status", lambda page: waiting(page) == {"quick": 0, "slow": 1})
 
 
+async def test_the_engine_keeps_no_offer_of_which_all_is_known(engine: Server) -> None:
+    async with replicas(engine, 2) as house, engine.client() as client:
+        for shard, at in enumerate(house.all):
+            await granted(at, shard)
+        with trio.fail_after(PATIENCE):
+            while await client.hlen("gateway-queue:offers") > 1:  # noqa: ASYNC110 - it tells nobody
+                await trio.sleep(0.05)  # the era remains
+
+
 async def test_who_came_first_goes_first_and_who_comes_back_has_its_place(engine: Server) -> None:
     async with replicas(engine, 3, GATEWAY_QUEUE_INTERVAL=2) as house, AsyncExitStack() as stack:
         one, two = house.others

@@ -139,6 +139,7 @@ class Desk:
         self.term = term
         self.era = replica.era
         self.replica = replica
+        self.settled: list[str] = []  # offers that the engine may forget
         self._bots = bots
         self._boxes: defaultdict[str, _Mailbox] = defaultdict(_Mailbox)
         self._posts: dict[str, Post] = {}
@@ -406,7 +407,7 @@ class Desk:
             offer.taken_at = offer.taken_at or trio.current_time()
             return True
         if was_made:
-            await self._try("settle", offers=[name])
+            self.settled.append(name)
         del self._offers[name]
         if not offer.is_refused and not self.is_over:
             log.warning("offer_not_taken", replica=replica, shard=turn.shard)
@@ -421,7 +422,7 @@ class Desk:
             while offer.fate == "unknown" and not self.is_over:
                 await offer.news.wait()
         del self._offers[name]
-        await self._try("settle", offers=[name])
+        self.settled.append(name)
         return offer.fate
 
     def _end_late(self, name: str) -> None:

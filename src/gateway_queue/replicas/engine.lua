@@ -207,15 +207,8 @@ function leaders.withdraw()
   return { taken = false }
 end
 
--- {offers: [offer]}: forget them, as nothing more will be asked about them.
-function leaders.settle()
-  for _, offer in ipairs(given.offers) do
-    call('HDEL', OFFERS, offer)
-  end
-  return {}
-end
-
--- {fields: {key: {field: value}}, gone: {key: [field]}, events: [event]}
+-- {fields: {key: {field: value}}, gone: {key: [field]}, events: [event], settled: [offer]}: the
+-- offers are forgotten, as nothing more will be asked about them.
 function leaders.note()
   for key, fields in pairs(given.fields or {}) do
     for field, value in pairs(fields) do
@@ -229,6 +222,9 @@ function leaders.note()
   end
   for _, event in ipairs(given.events or {}) do
     tell(event)
+  end
+  for _, offer in ipairs(given.settled or {}) do
+    call('HDEL', OFFERS, offer)
   end
   return {}
 end

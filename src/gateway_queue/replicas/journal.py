@@ -139,8 +139,9 @@ class Journals:
 
     async def _write(self) -> None:
         gone = {kind: sorted(fields) for kind, fields in self._gone.items() if fields}
-        given = {"fields": self._notes, "gone": gone, "events": self._events}
-        self._notes, self._gone, self._events = {}, {}, []
+        settled = self.desk.settled
+        given = {"fields": self._notes, "gone": gone, "events": self._events, "settled": settled}
+        self._notes, self._gone, self._events, self.desk.settled = {}, {}, [], []
         if not any(given.values()):
             return
         replica = self.desk.replica
