@@ -133,6 +133,14 @@ def growth(session: nox.Session) -> None:
 
 
 @nox.session
+def replica_costs(session: nox.Session) -> None:
+    """Measure what replicas cost beside one server, for docs/benchmarks.md."""
+    install(session, ".[server,redis]", *group("test"))
+    env = {"PYTHONPATH": "tests:tests/end_to_end"}
+    session.run("python", "bench/replica_costs.py", *session.posargs, env=env)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     install(session, ".[server]", *group("docs"))
     session.run("sphinx-build", "--quiet", "--fail-on-warning", "docs", "build/docs")

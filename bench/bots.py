@@ -92,16 +92,25 @@ def discord() -> Iterator[str]:
         server.shutdown()
 
 
+def name_of(number: int) -> str:
+    return f"customer-{number:04}"
+
+
+def settings_of(bots: int, api: str, folder: Path) -> dict[str, str]:
+    """What a server of so many bots needs; their directory is made in this one."""
+    directory = folder / "bots"
+    directory.mkdir()
+    for number in range(bots):
+        head = b64encode(str(10**18 + number).encode()).decode().rstrip("=")
+        (directory / name_of(number)).write_text(f"{head}.fake.token")
+    return {"GATEWAY_QUEUE_BOTS": str(directory), "GATEWAY_QUEUE_DISCORD_API": api}
+
+
 @contextmanager
 def serving(bots: int, api: str) -> Iterator[Server]:
     """A server of so many bots, whose limits have all been read."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "bots"
-        folder.mkdir()
-        for number in range(bots):
-            head = b64encode(str(10**18 + number).encode()).decode().rstrip("=")
-            (folder / f"customer-{number:04}").write_text(f"{head}.fake.token")
-        more = {"GATEWAY_QUEUE_BOTS": str(folder), "GATEWAY_QUEUE_DISCORD_API": api}
+        more = settings_of(bots, api, Path(name))
         with Server(sys.executable, Path(name), buckets=1, interval=5.5, more=more) as server:
             server.port()
             while len(server.lines("limits_read")) < bots:

@@ -116,13 +116,8 @@ class Server:
         return at
 
     def cpu(self) -> float:
-        """Seconds on a CPU, user and system, by the scheduler's own account.
-
-        Not the clock ticks of ``stat``: those are sampled, and count too much for a process
-        that wakes with the timer.
-        """
-        tasks = (self._proc / "task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+        """As ``cpu`` below."""
+        return cpu(self._process.pid)
 
     def sleeps(self) -> bool:
         return (self._proc / "stat").read_text().rpartition(")")[2].split()[0] == "S"
@@ -131,6 +126,16 @@ class Server:
         """KiB in memory."""
         status = (self._proc / "status").read_text()
         return int(status.partition("VmRSS:")[2].split(maxsplit=1)[0])
+
+
+def cpu(pid: int) -> float:
+    """A process's seconds on a CPU, user and system, by the scheduler's own account.
+
+    Not the clock ticks of ``stat``: those are sampled, and count too much for a process that
+    wakes with the timer.
+    """
+    tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
 @contextmanager
@@ -199,10 +204,11 @@ class Crowd:
     def join(self, wait: float | None = None) -> None:
         """Connect, ask, and leave the answer to `listen`; with ``wait`` ask until granted."""
         shard = next(self._shards)
-        target = f"/?shard={shard}" + (f"&wait={wait:.3f}" if wait else "")
+        port, path = self.address(shard)
+        target = f"{path}?shard={shard}" + (f"&wait={wait:.3f}" if wait else "")
         request = f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
         try:
-            stream = socket.create_connection(("127.0.0.1", self.port), timeout=5)
+            stream = socket.create_connection(("127.0.0.1", port), timeout=5)
             stream.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             stream.sendall(request)
         except OSError as error:
@@ -211,6 +217,10 @@ class Crowd:
         stream.settimeout(0)
         self.waiting[stream.fileno()] = Client(shard, stream, request, polls=bool(wait))
         self._poll.register(stream, select.EPOLLIN)
+
+    def address(self, shard: int) -> tuple[int, str]:  # noqa: ARG002
+        """The port and the path at which a shard asks."""
+        return self.port, "/"
 
     def leave(self, clients: Iterable[Client]) -> None:
         for client in clients:

@@ -74,7 +74,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from outside import (
     ESTABLISHED,
@@ -132,8 +132,17 @@ def per(number: int, cpu: float) -> float:
     return cpu / number * 1e6 if number else math.nan
 
 
+class Watchable(Protocol):
+    """A server, or several together."""
+
+    def cpu(self) -> float: ...
+    def sleeps(self) -> bool: ...
+    def must_live(self) -> None: ...
+    def lines(self, event: str) -> list[dict[str, Any]]: ...
+
+
 def wait_until_quiet(
-    server: Server, port: int, listen: Callable[[float], None]
+    server: Watchable, port: int, listen: Callable[[float], None]
 ) -> tuple[float, float]:
     """Return the moment when it had done all there was, and its CPU seconds."""
     while True:
@@ -161,13 +170,17 @@ def spread_buckets(crowd: Crowd, buckets: int, interval: float) -> None:
         crowd.listen(0.01)
 
 
-def arrive(server: Server, crowd: Crowd, clients: int) -> Figures:
-    rss, cpu, at = server.rss(), server.cpu(), time.monotonic()
+def join_all(crowd: Crowd, clients: int) -> None:
     for n in range(clients):
         if n % (IN_FLIGHT // 2) == 0:
             while next(receive_queues(crowd.port, LISTENING), 0) > IN_FLIGHT // 2:
                 crowd.listen(0.001)
         crowd.join()
+
+
+def arrive(server: Server, crowd: Crowd, clients: int) -> Figures:
+    rss, cpu, at = server.rss(), server.cpu(), time.monotonic()
+    join_all(crowd, clients)
     taken_at, taken_cpu = wait_until_quiet(server, crowd.port, crowd.listen)
     return {
         "arrivals per second": clients / (taken_at - at),
@@ -212,14 +225,21 @@ def park(server: Server, crowd: Crowd, seconds: float) -> Figures:
     }
 
 
-def poll(server: Server, crowd: Crowd, seconds: float) -> Figures:
-    wait = seconds / 4
+def start_polling(crowd: Crowd, wait: float) -> None:
     pollers = min(POLLERS, len(crowd.waiting) // 2)
     for _ in range(pollers):
         crowd.join(wait)
         crowd.listen(wait / pollers)
-    seen = watch(server, crowd, seconds)
+
+
+def stop_polling(crowd: Crowd) -> None:
     crowd.leave([client for client in crowd.waiting.values() if client.polls])
+
+
+def poll(server: Server, crowd: Crowd, seconds: float) -> Figures:
+    start_polling(crowd, seconds / 4)
+    seen = watch(server, crowd, seconds)
+    stop_polling(crowd)
     wait_until_quiet(server, crowd.port, crowd.listen)
     return {"CPU us per poll": per(seen.polls, seen.quiet_cpu)}
 
@@ -368,7 +388,7 @@ def measure_http2(server: Server, options: argparse.Namespace) -> Figures:
     return {f"{name}, {n:,} HTTP/2 streams": each[name] for n, each in figures.items()}
 
 
-def faults(server: Server, crowd: Crowd, buckets: int, interval: float) -> Figures:
+def faults(server: Watchable, crowd: Crowd, buckets: int, interval: float) -> Figures:
     """Count what must not be, and print the first of it."""
     granted = {line["shard"] for line in server.lines("identify_granted")}
     crowd.listen(0.2)  # whoever was granted by then has the answer by now

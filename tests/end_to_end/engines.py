@@ -5,9 +5,11 @@ import os
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import trio
 from coredis import Redis
@@ -56,9 +58,13 @@ class Server:
             self._process.wait()
             self._process = None
 
-    def signal(self, number: signal.Signals) -> None:
+    @property
+    def pid(self) -> int:
         assert self._process is not None
-        os.kill(self._process.pid, number)
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
 
     def client(self) -> Redis[str]:
         """To be used as a context."""
@@ -67,6 +73,12 @@ class Server:
     async def flush(self) -> None:
         async with self.client() as client:
             await client.flushall()
+
+    async def calls(self) -> Counter[str]:
+        """How often each command was executed, those of scripts included."""
+        async with self.client() as client:
+            stats: dict[str, Any] = await client.info("commandstats")
+        return Counter({name.removeprefix("cmdstat_"): one["calls"] for name, one in stats.items()})
 
     async def follow(self, port: int) -> None:
         """Become a replica of the server at this port of 127.0.0.1, and know what it knows."""
