@@ -351,6 +351,30 @@ async def test_each_replica_answers_for_all(engine: Server) -> None:
         assert found.json()["last_24_hours"]["granted"] == 1
 
 
+async def test_a_place_is_recorded_once_however_often_its_client_asks(engine: Server) -> None:
+    async def recorded(client: Redis[str], places: int) -> int:
+        """How often something was written, once so many places are recorded."""
+        with trio.fail_after(PATIENCE):
+            while await client.hlen("gateway-queue:seats") < places:  # noqa: ASYNC110 - it tells nobody
+                await trio.sleep(0.05)
+        return (await engine.calls())["hset"]
+
+    async with (
+        replicas(engine, 2, GATEWAY_QUEUE_INTERVAL=LONG) as house,
+        engine.client() as client,
+    ):
+        [at] = house.others
+        numbers = []
+        for shard, times in (0, 1), (1, 1), (0, 3), (2, 1):
+            for _ in range(times):
+                answer = await answer_of(at, f"GET /?shard={shard}&wait=0.1 HTTP/1.1", "Host: q")
+                assert answer.status == 202, answer
+            if times == 1:
+                numbers.append(await recorded(client, shard + 1))
+    one, two, three = numbers
+    assert three - two == two - one
+
+
 async def test_who_asks_to_be_put_off_is_told_its_place(engine: Server) -> None:
     async with replicas(engine, 2, GATEWAY_QUEUE_INTERVAL=LONG) as house:
         (other,) = house.others

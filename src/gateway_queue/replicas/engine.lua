@@ -11,7 +11,7 @@ local given = cjson.decode(ARGV[3])
 
 local STATE = base .. ':state'        -- run, era, term, leader, settings; see also `number`
 local BEATS = base .. ':beats'        -- replica: the number of its heartbeats
-local OFFERS = base .. ':offers'      -- era; each offer that is not settled: open, withdrawn, or its row
+local OFFERS = base .. ':offers'      -- era; each unsettled offer: open, withdrawn, or its row
 local NUMBERS = base .. ':numbers'    -- bot: the number of its latest grant
 local EVENTS = base .. ':events'      -- for all replicas of this era
 local INBOX = base .. ':to:'          -- <era>:<replica>: messages for one of them

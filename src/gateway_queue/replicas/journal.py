@@ -176,7 +176,11 @@ class SharedJournal:
         self._bot = bot
         self._queue: Queue | None = None
         self._changed: set[int] = set()  # shards whose seats may differ from what was written
-        self._noted = {int(shard) for shard in records.of("seats", bot)}
+        # The numbers of the seats that were written, by their shards.
+        self._noted = {
+            int(shard): [number for number, _ in kept]
+            for shard, kept in records.of("seats", bot).items()
+        }
         self._records = records
         self._orders: dict[str, Any] = records.of("orders", bot)
         self._forgiven = {int(shard): n for shard, n in records.of("forgiven", bot).items()}
@@ -353,13 +357,15 @@ class SharedJournal:
         now, now_by_engine = trio.current_time(), self._journals.time()
         for shard in shards:
             place = self._queue.place_of(shard)
-            seats = None
-            if place is not None:
-                seats = [(seat.number, now_by_engine - (now - seat.since)) for seat in place.seats]
-                self._noted.add(shard)
-            else:
-                self._noted.discard(shard)
-            self._journals.note("seats", f"{self._bot} {shard}", seats)
+            seats = place.seats if place is not None else []
+            numbers = [seat.number for seat in seats]
+            if numbers == self._noted.get(shard, []):
+                continue  # its client left or came back, and the place is the same
+            self._noted.pop(shard, None)
+            if numbers:
+                self._noted[shard] = numbers
+            kept = [(seat.number, now_by_engine - (now - seat.since)) for seat in seats]
+            self._journals.note("seats", f"{self._bot} {shard}", kept or None)
 
     def _name(self, number: int) -> str:
         return f"{self._desk.term} {self._bot} {number}"
