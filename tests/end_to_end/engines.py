@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,18 @@ INSTALLED = [kind for kind, server in SERVERS.items() if server]
 class Server:
     """A server that can be killed, started again, stopped and continued."""
 
-    def __init__(self, kind: str, folder: Path, *options: str) -> None:
+    def __init__(
+        self, kind: str, folder: Path, *options: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.socket = folder / "socket"
         self.url = f"unix://{self.socket}"
         self._folder = folder
+        self._environment = os.environ | dict(environment or {})
         command = SERVERS[kind]
         assert command is not None
         nothing_else = "--port", "0", "--dir", str(folder), "--unixsocket", str(self.socket)
-        self._command = [command, *nothing_else, "--save", "", *options]
+        soon = "--repl-diskless-sync-delay", "0"
+        self._command = [command, *nothing_else, "--save", "", *soon, *options]
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
@@ -88,13 +92,28 @@ class Server:
                 while not await self._is_in_step(client):  # noqa: ASYNC110 - it tells nobody
                     await trio.sleep(0.02)
 
+    async def insist_on_a_replica(self, lag: int) -> None:
+        """Refuse to be written to without a replica that is up to date within so many seconds."""
+        async with self.client() as client:
+            await client.config_set({"min-replicas-max-lag": lag, "min-replicas-to-write": 1})
+            with trio.fail_after(PATIENCE):
+                while not (await client.info("replication"))["min_slaves_good_slaves"]:  # noqa: ASYNC110
+                    await trio.sleep(0.02)
+
+    async def promote(self) -> None:
+        """Become a primary."""
+        async with self.client() as client:
+            await client.replicaof()
+
     async def _is_in_step(self, client: Redis[str]) -> bool:
         return (await client.info("replication"))["master_link_status"] == "up"
 
     def _spawn(self) -> None:
         # A pipe would be inherited, and fill up.
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=log, env=self._environment
+            )
 
     async def _answers(self) -> bool:
         answers = False
@@ -111,10 +130,10 @@ def servers(folder: Path) -> Iterator[Callable[..., Server]]:
     """Make servers, which are killed in the end."""
     made: list[Server] = []
 
-    def make(kind: str, *options: str) -> Server:
+    def make(kind: str, *options: str, **more: Any) -> Server:
         place = folder / str(len(made))
         place.mkdir()
-        made.append(Server(kind, place, *options))
+        made.append(Server(kind, place, *options, **more))
         return made[-1]
 
     try:

@@ -98,6 +98,16 @@ class Program:
         await self.until(lambda: len(found()) >= times, what, within=within)
         return found()[:times]
 
+    async def said(self) -> AsyncIterator[dict[str, Any]]:
+        """Its lines that are JSON objects, as they come, until it ends."""
+        number = 0
+        while number < len(self.log) or not self._silent:
+            if number == len(self.log):
+                await self._said_more.wait()
+            else:
+                yield self.log[number]
+                number += 1
+
     async def said_something(self) -> None:
         await self.until(lambda: bool(self.lines), "a word")
 

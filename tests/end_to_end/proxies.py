@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trio
-from harness import free_port, running
+from harness import Program, free_port, running
 
 PAGE = Path(__file__).parents[2] / "docs" / "proxies.md"
 
@@ -102,11 +102,33 @@ async def proxy(kind: Kind, configuration: str, queue: str, folder: Path) -> Asy
     file.write_text(kind.around.format(server=configuration))
     arguments = [word.format(file=file, folder=folder) for word in kind.arguments.split()]
     async with running(kind.path, *arguments, HOME=folder) as program:
-        while True:
-            try:
-                await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
-                break
-            except OSError:
-                assert program.returncode is None, f"{kind.program} does not start"
-                await trio.sleep(0.02)
+        await _listening(program, port)
         yield f"http://127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def balancer(ports: list[int], folder: Path) -> AsyncIterator[str]:
+    """The address of HAProxy before servers at these ports, one after the other."""
+    assert HAPROXY.path is not None
+    port = free_port()
+    around, _, _ = snippet("HAProxy").partition("    server gateway-queue")
+    backend = "\n".join(f"    server r{n} 127.0.0.1:{port}" for n, port in enumerate(ports))
+    file = folder / HAPROXY.file
+    file.write_text(
+        around.replace("bind :80", f"bind 127.0.0.1:{port}")
+        + f"    balance roundrobin\n    option redispatch 1\n{backend}\n"
+    )
+    async with running(HAPROXY.path, "-db", "-f", str(file)) as program:
+        await _listening(program, port)
+        yield f"http://127.0.0.1:{port}"
+
+
+async def _listening(program: Program, port: int) -> None:
+    """Wait until a program listens at this port."""
+    while True:
+        try:
+            await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+            break
+        except OSError:
+            assert program.returncode is None, "the proxy does not start"
+            await trio.sleep(0.02)

@@ -3,8 +3,7 @@
 import json
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from engines import INSTALLED, servers
 from fake_discord import FakeDiscord, Op, fake_discord
 from harness import Program, free_port, running, running_server
 from patience import PATIENCE
-from proxies import HAPROXY, snippet
+from proxies import HAPROXY, balancer
 from shards import shards
 from trio_websocket import open_websocket_url
 
@@ -46,7 +45,7 @@ async def test_all_get_ready_and_discord_never_answers_with_an_op_9(tmp_path: Pa
             await stack.enter_async_context(replica(engine.url, discord, port)) for port in ports
         ]
         await leader.logged("limits_read")
-        queue = await stack.enter_async_context(haproxy(ports, tmp_path))
+        queue = await stack.enter_async_context(balancer(ports, tmp_path))
         nursery = await stack.enter_async_context(background())
         for ids in PROCESSES:
             process = running(
@@ -100,34 +99,6 @@ def replica(engine: str, discord: FakeDiscord, port: int) -> AbstractAsyncContex
         GATEWAY_QUEUE_JOURNAL=None,
         GATEWAY_QUEUE_REDIS=engine,
     )
-
-
-@asynccontextmanager
-async def haproxy(ports: list[int], folder: Path) -> AsyncIterator[str]:
-    """The address of HAProxy before replicas at these ports, one after the other."""
-    port = free_port()
-    around, _, _ = snippet("HAProxy").partition("    server gateway-queue")
-    backend = "\n".join(f"    server r{n} 127.0.0.1:{port}" for n, port in enumerate(ports))
-    file = folder / "haproxy.cfg"
-    file.write_text(
-        around.replace("bind :80", f"bind 127.0.0.1:{port}")
-        + f"    balance roundrobin\n    option redispatch 1\n{backend}\n"
-    )
-    assert HAPROXY.path is not None
-    async with running(HAPROXY.path, "-db", "-f", str(file)):
-        with trio.fail_after(PATIENCE):
-            while not await answers(port):  # noqa: ASYNC110 - it tells nobody
-                await trio.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-
-
-async def answers(port: int) -> bool:
-    """Whether somebody listens at this port."""
-    try:
-        await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
-    except OSError:
-        return False
-    return True
 
 
 async def identify_plainly(queue: str, discord: FakeDiscord, shard: int) -> None:
