@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--kind", choices=INSTALLED, default=INSTALLED[-1])
+    parser.add_argument("--direct", action="store_true", help="without HAProxy: judged to 5 ms")
     parser.add_argument("--only", help="nothing but this kind of fault, and no controls")
     given = parser.parse_args()
     kinds = kinds_at(given.kind)
@@ -61,6 +62,7 @@ def main() -> None:
                     *options,
                     kinds=kinds,
                     shards=100 if change else 300,
+                    proxied=not given.direct,
                     changes=(change,) if change else (),
                 )
 

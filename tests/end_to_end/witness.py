@@ -89,7 +89,7 @@ class Witness:
 
     async def all_went_on(self, within: float) -> None:
         """Wait until all buckets have granted anew where somebody waits, as no fault lasts."""
-        since = time.time()
+        since = time.time() + IN_HAND
         with trio.move_on_after(within):
             while not self._have_gone_on(since):  # noqa: ASYNC110 - it tells nobody
                 await trio.sleep(0.05)
@@ -116,15 +116,13 @@ class Witness:
         return min(self._spare(), default=math.inf)
 
     @property
-    def overtaken(self) -> int:
-        """How many were granted after somebody who came later, while nothing was wrong."""
-        return self._in_calm()[1]
-
-    @property
-    def in_order(self) -> int:
-        """How many of those who waited while nothing was wrong were not."""
-        judged, overtaken = self._in_calm()
-        return judged - overtaken
+    def overtaken(self) -> list[tuple[Grant, Grant]]:
+        """Who was granted after somebody who came later, while nothing was wrong; and that one."""
+        return [
+            (grant, before)
+            for grant, before in self._in_calm()
+            if before is not None and before.asked_at > grant.sent_at + CLEARLY_LATER
+        ]
 
     def lateness(self) -> dict[str, list[float]]:
         """By the kinds of fault, and for each that came alone, that of the slowest bucket."""
@@ -145,14 +143,20 @@ class Witness:
         return found
 
     def report(self) -> str:
-        spare = "; ".join(f"early by {by:.3f} s" for by in self.early)
-        return (
-            f"{len(self.grants)} grants, {len(self.faults)} faults, early {len(self.early)},"
-            f" lost {len(self.lost)}, overtaken {self.overtaken}, crashed {len(self.crashed)}"
-            f" (in order {self.in_order}, least spare {self.least_spare:.3f} s)"
-            + "".join(f"\n  {what}" for what in (spare, *self.crashed) if what)
-            + (f"\n  lost: {self.lost}" if self.lost else "")
+        overtaken = [
+            f"shard {late.shard} came at {late.sent_at:.3f} and was granted at {late.at:.3f}, after"
+            f" shard {soon.shard}, which came {soon.asked_at - late.sent_at:.3f} s later"
+            for late, soon in self.overtaken
+        ]
+        counts = (
+            f"{len(self.grants)} grants, {len(self.faults)} faults: early {len(self.early)},"
+            f" lost {len(self.lost)}, overtaken {len(overtaken)}, crashed {len(self.crashed)}"
         )
+        calm = len(list(self._in_calm()))
+        about = f"{calm} waited while nothing was wrong; nearest to early: {self.least_spare:.3f} s"
+        early = [f"early by {by:.3f} s" for by in self.early]
+        lost = [f"shard {shard} was lost" for shard in self.lost]
+        return "\n  ".join([counts, about, *early, *lost, *overtaken, *self.crashed])
 
     def _pairs(self) -> Iterator[tuple[Grant, Grant]]:
         """The grants with those that came next in their buckets."""
@@ -180,17 +184,16 @@ class Witness:
         for soon, late in self._pairs():
             yield late.at - self._opens_at(soon)
 
-    def _in_calm(self) -> tuple[int, int]:
-        """How many waited while nothing was wrong, and how many of them were overtaken."""
-        judged = overtaken = 0
-        latest: dict[int, float] = {}  # of each bucket, when the last came who was granted
+    def _in_calm(self) -> Iterator[tuple[Grant, Grant | None]]:
+        """Who waited while nothing was wrong; and who came last of those granted before."""
+        last: dict[int, Grant] = {}  # of each bucket
         for grant in sorted(self.grants, key=lambda grant: grant.at):
             bucket = grant.shard % self.most_buckets
+            before = last.get(bucket)
             if grant.has_stayed and self._is_calm(grant.asked_at, grant.at):
-                judged += 1
-                overtaken += latest.get(bucket, 0.0) > grant.sent_at + CLEARLY_LATER
-            latest[bucket] = max(latest.get(bucket, 0.0), grant.asked_at)
-        return judged, overtaken
+                yield grant, before
+            if before is None or before.asked_at < grant.asked_at:
+                last[bucket] = grant
 
     def _is_calm(self, since: float, until: float) -> bool:
         """Whether there was no fault between these instants, nor shortly before."""
