@@ -252,6 +252,19 @@ async def test_a_replica_that_is_killed_costs_its_clients_nothing_but_a_new_conn
     assert order == [1, 2]
 
 
+async def test_who_is_granted_as_the_leader_is_killed_has_no_place_afterwards(
+    engine: Server,
+) -> None:
+    async with replicas(engine, 2) as house:
+        (other,) = house.others
+        await granted(other, 1)
+        await granted(other, 0)  # after an interval, so its place has been noted
+        await house.leader.kill()
+        await other.logged("leading")
+        async with asking(other, other, 0):  # which is not said to return
+            pass
+
+
 async def test_when_the_leader_is_killed_another_goes_on_with_places_and_pace(
     engine: Server,
 ) -> None:

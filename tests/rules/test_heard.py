@@ -53,6 +53,17 @@ def test_a_grant_is_known_from_its_news_on() -> None:
     assert heard.opens_at("2", 0, 2, UNKNOWN) == pytest.approx(WINDOW + UNKNOWN)
 
 
+def test_of_the_latest_grants_it_is_known_which_were_given() -> None:
+    heard = Heard(now=0.0)
+    assert heard.given(BOT) == set()
+    for number in (1, 2, 3):
+        heard.taken(BOT, number % 2, 2, number, INTERVAL, now=50.0)
+        heard.written(BOT, number % 2, 2, number, INTERVAL, now=50.1)
+    heard.taken(BOT, 0, 2, 4, INTERVAL, now=60.0)
+
+    assert heard.given(BOT) == {3}
+
+
 def test_news_of_an_earlier_grant_change_nothing() -> None:
     heard = Heard(now=0.0)
     heard.taken(BOT, 0, 1, 1, INTERVAL, now=50.0)

@@ -308,16 +308,19 @@ class SharedJournal:
             gateway = Gateway(limits["url"], limits["shards"])
             if queue.starts.allowance.read_from_discord:
                 queue.read(limit, gateway, now - age)
-        seats = self._records.of("seats", self._bot)
-        queue.remember(
-            {
-                int(shard): [
-                    Seat(number, now - max(0.0, now_by_engine - since)) for number, since in kept
-                ]
-                for shard, kept in seats.items()
-            }
-        )
+        given_at = self._given_at()
+        seats: dict[int, list[Seat]] = {}
+        for name, noted in self._records.of("seats", self._bot).items():
+            shard = int(name)
+            kept = [Seat(number, now - max(0.0, now_by_engine - since)) for number, since in noted]
+            seats[shard] = [seat for seat in kept if seat.since > given_at.get(shard, -math.inf)]
+        queue.remember({shard: kept for shard, kept in seats.items() if kept})
         self._queue = queue
+
+    def _given_at(self) -> dict[int | None, float]:
+        """When shards were granted whose seats may still be noted: a moment before the term."""
+        given = self._desk.replica.heard.given(self._bot)
+        return {shard: at for number, at, shard, _ in self._rows if number in given}
 
     # What is noted --------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ WINDOW = 1.0
 class _Bucket:
     opens_at: float
     number: int = 0  # of the latest grant
+    is_given: bool = False  # its answer was written
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class Heard:
         known = self._of(bot, count).buckets.get(bucket)
         if known is not None and known.number == number:
             known.opens_at = min(known.opens_at, late(now + seconds))
+            known.is_given = True
 
     def moved(
         self, bot: str, bucket: int, count: int, number: int, seconds: float, now: float
@@ -83,6 +85,12 @@ class Heard:
             is_latest = known.number == number
             opens_at = late(now + seconds)
             known.opens_at = opens_at if is_latest else max(known.opens_at, opens_at)
+
+    def given(self, bot: str) -> set[int]:
+        """The numbers of those grants whose answers were written, of the latest of all buckets."""
+        known = self._bots.get(bot)
+        buckets = known.buckets.values() if known else ()
+        return {bucket.number for bucket in buckets if bucket.is_given}
 
     def opens_at(self, bot: str, bucket: int, count: int, unknown: float) -> float:
         """When one of ``count`` buckets may grant. ``unknown``: how long after an unknown past."""
