@@ -51,13 +51,15 @@ def main() -> None:
     if given.only:
         kinds = {given.only: kinds[given.only]}
 
-    def rage(seconds: float, *options: str, kinds: Mapping[str, Deed], change: str = "") -> Witness:
+    def rage(
+        what: str, seconds: float, *options: str, kinds: Mapping[str, Deed], change: str = ""
+    ) -> Witness:
         async def happen() -> Witness:
             with tempfile.TemporaryDirectory() as folder:
                 return await storm(
                     given.kind,
                     Path(folder),
-                    given.seed,
+                    f"{given.seed} {what}",
                     seconds,
                     *options,
                     kinds=kinds,
@@ -72,11 +74,11 @@ def main() -> None:
     is_right = True
     results, seen = [], []
     for what, options in (("without a file", ()), ("with a file", ("--appendonly", "yes"))):
-        seen.append(rage(given.seconds, *options, kinds=kinds))
+        seen.append(rage(what, given.seconds, *options, kinds=kinds))
         results.append(f"{what}: {seen[-1].report()}")
         is_right &= seen[-1].is_right
     for what, (change, some) in {} if given.only else CONTROLS.items():
-        control = rage(given.seconds / 2, kinds=some, change=change)
+        control = rage(what, given.seconds / 2, kinds=some, change=change)
         results.append(f"control, {what}: {control.report()}")
         is_right &= bool(control.early)
     print(*results, table(seen), sep="\n")

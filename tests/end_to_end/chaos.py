@@ -93,7 +93,7 @@ class Crowd:
 async def storm(
     kind: str,
     folder: Path,
-    seed: int,
+    seed: str,
     seconds: float,
     *options: str,
     kinds: Mapping[str, Deed],

@@ -15,7 +15,7 @@ from weather import kinds_at
 async def test_no_grant_is_early_and_nobody_is_lost_or_overtaken(tmp_path: Path) -> None:
     kind = INSTALLED[-1]
     seen = await storm(
-        kind, tmp_path, seed=7, seconds=15, kinds=kinds_at(kind), shards=100, proxied=False
+        kind, tmp_path, seed="7", seconds=15, kinds=kinds_at(kind), shards=100, proxied=False
     )
 
     assert seen.grants

@@ -1,6 +1,6 @@
 """What can go wrong in a storm, drawn from a seed.
 
-Half of the time one fault comes alone, and it is seen how long the buckets need to go on.
+Two times of three a fault comes alone, and it is seen how long the buckets need to go on.
 Otherwise several come, each of them before those before it are over.
 """
 
@@ -84,7 +84,7 @@ class Weather:
         single, several = deck(self.rng, kinds), deck(self.rng, kinds)
         while trio.current_time() < until:
             names = [next(single)]
-            if self.rng.random() < 0.5:
+            if self.rng.random() < 1 / 3:
                 names = [next(several) for _ in range(self.rng.randint(2, 4))]
             async with trio.open_nursery() as nursery:
                 for name in names:

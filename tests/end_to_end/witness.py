@@ -106,14 +106,13 @@ class Witness:
         return not (self.early or self.lost or self.overtaken or self.crashed)
 
     @property
-    def early(self) -> list[float]:
-        """By how much grants came too early."""
-        return [-spare for spare in self._spare() if spare < -self.rules.exact]
-
-    @property
-    def least_spare(self) -> float:
-        """How much later than it had to the most punctual grant came."""
-        return min(self._spare(), default=math.inf)
+    def early(self) -> list[tuple[Grant, Grant]]:
+        """Who was granted too early, after the one before in its bucket."""
+        return [
+            (soon, late)
+            for soon, late in self._pairs()
+            if late.at < self._opens_at(soon) - self.rules.exact
+        ]
 
     @property
     def overtaken(self) -> list[tuple[Grant, Grant]]:
@@ -153,8 +152,14 @@ class Witness:
             f" lost {len(self.lost)}, overtaken {len(overtaken)}, crashed {len(self.crashed)}"
         )
         calm = len(list(self._in_calm()))
-        about = f"{calm} waited while nothing was wrong; nearest to early: {self.least_spare:.3f} s"
-        early = [f"early by {by:.3f} s" for by in self.early]
+        spare = min((late.at - self._opens_at(soon) for soon, late in self._pairs()), default=0.0)
+        about = f"{calm} waited while nothing was wrong; nearest to early: {spare:.3f} s"
+        early = [
+            f"shard {late.shard} was early by {self._opens_at(soon) - late.at:.3f} s: granted at"
+            f" {late.at:.3f}, {late.at - soon.at:.3f} s after shard {soon.shard}"
+            + (f", confirmed after {soon.confirmed_at - soon.at:.3f} s" * soon.confirms)
+            for soon, late in self.early
+        ]
         lost = [f"shard {shard} was lost" for shard in self.lost]
         return "\n  ".join([counts, about, *early, *lost, *overtaken, *self.crashed])
 
@@ -179,10 +184,6 @@ class Witness:
             return grant.at + self.rules.interval
         confirmed_at = grant.confirmed_at + self.rules.after_confirmation
         return min(grant.at + self.rules.hold, confirmed_at)
-
-    def _spare(self) -> Iterator[float]:
-        for soon, late in self._pairs():
-            yield late.at - self._opens_at(soon)
 
     def _in_calm(self) -> Iterator[tuple[Grant, Grant | None]]:
         """Who waited while nothing was wrong; and who came last of those granted before."""
