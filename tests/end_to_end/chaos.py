@@ -72,6 +72,7 @@ class Crowd:
                 answer = await stream.receive_some()
                 if answer.startswith(b"HTTP/1.1 200"):
                     grant.at = stream.at
+                    grant.number = number_of(answer)
                     return
         grant.has_stayed = False
         await trio.sleep(self._rng.uniform(0.05, 0.5))
@@ -79,15 +80,22 @@ class Crowd:
     async def _confirm(self, grant: Grant) -> None:
         """Confirm a grant, by way of whichever replica."""
         await trio.sleep(self._rng.uniform(0, 0.3))
+        what = f"POST /confirm?shard={grant.shard}&grant={grant.number}"
         grant.confirmed_at = time.time()
         with trio.move_on_after(1), suppress(OSError, trio.BrokenResourceError):
-            async with await self._request(f"POST /confirm?shard={grant.shard}") as stream:
+            async with await self._request(what) as stream:
                 await stream.receive_some()
 
     async def _request(self, what: str) -> StampedStream:
         stream = await dial(self._rng.choice(self._queues))
         await stream.send_all(f"{what} HTTP/1.1\r\nHost: q\r\nContent-Length: 0\r\n\r\n".encode())
         return stream
+
+
+def number_of(answer: bytes) -> int:
+    """The number of the grant, which a head says that came in one piece."""
+    _, _, after = answer.lower().partition(b"x-gateway-queue-grant: ")
+    return int(after.partition(b"\r")[0])
 
 
 async def storm(

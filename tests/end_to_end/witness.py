@@ -33,6 +33,7 @@ class Grant:
     shard: int
     asked_at: float  # first, and not earlier
     confirms: bool = False
+    number: int = 0
     sent_at: float = math.inf  # the first request was on its way
     at: float = 0.0  # when the kernel received the answer
     has_stayed: bool = True  # all the time
