@@ -316,6 +316,9 @@ class SharedJournal:
             seats[shard] = [seat for seat in kept if seat.since > given_at.get(shard, -math.inf)]
         queue.remember({shard: kept for shard, kept in seats.items() if kept})
         self._queue = queue
+        # Whoever leads next may not have heard of these grants any more.
+        self._changed.update(shard for shard in given_at if shard is not None)
+        self._journals.wake()
 
     def _given_at(self) -> dict[int | None, float]:
         """When shards were granted whose seats may still be noted: a moment before the term."""
