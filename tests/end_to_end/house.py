@@ -1,6 +1,7 @@
 """Replicas as processes, each with a port, a clock and a link to the engine of its own."""
 
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ class House:
             match line["event"]:
                 case "leading":
                     self.leader = replica
+                    self.witness.led_at.append(time.time())
                 case "buckets_changed":
                     is_news = line["buckets"] == self.discord.max_concurrency
                     self.witness.replicas_heard(line["buckets"] if is_news else None)

@@ -73,6 +73,7 @@ class Witness:
     crashed: list[str] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)  # shards
     waiting: dict[int, float] = field(default_factory=dict)  # shard: since when
+    led_at: list[float] = field(default_factory=list)  # when another replica began to lead
     _buckets: list[tuple[float, int]] = field(default_factory=list)  # since when it is certain
 
     # What it sees ---------------------------------------------------------------------
@@ -198,10 +199,13 @@ class Witness:
                 last[bucket] = grant
 
     def _is_calm(self, since: float, until: float) -> bool:
-        """Whether there was no fault between these instants, nor shortly before."""
-        return not any(
-            fault.at < until and since < fault.over_at + CALM_AFTER for fault in self.faults
-        )
+        """Whether nothing was wrong between these instants, nor shortly before.
+
+        A replica that is silent for a second, as its machine is too busy, is no longer followed.
+        """
+        wrong = [(fault.at, fault.over_at) for fault in self.faults]
+        wrong += [(at, at) for at in self.led_at]
+        return not any(at < until and since < over_at + CALM_AFTER for at, over_at in wrong)
 
 
 def table(seen: Sequence[Witness]) -> str:
