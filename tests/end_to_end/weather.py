@@ -83,8 +83,9 @@ class Weather:
         """Have faults happen for so long."""
         single, several = deck(self.rng, kinds), deck(self.rng, kinds)
         while trio.current_time() < until:
-            names = [next(single)]
-            if self.rng.random() < 1 / 3:
+            if self.rng.random() < 2 / 3:
+                names = [next(single)]
+            else:
                 names = [next(several) for _ in range(self.rng.randint(2, 4))]
             async with trio.open_nursery() as nursery:
                 for name in names:
