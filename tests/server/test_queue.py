@@ -230,6 +230,22 @@ async def test_a_resize_at_the_instant_of_arrivals_loses_no_shard() -> None:
         assert len(await answers(calls)) == 1000
 
 
+@pytest.mark.parametrize("round_", range(20))
+async def test_nobody_goes_before_those_who_move_to_other_buckets(round_: int) -> None:
+    """A newcomer comes in the instant in which the limits are first known; they wait since long."""
+    async with serving(token=True) as client:
+        calls = []
+        for shard in range(20):
+            calls.append(client.ask(f"/?shard={shard}"))
+            await trio.sleep(MOMENT)
+        await trio.sleep(4 * INTERVAL)
+        client.ask("/?shard=20")
+        for _ in range(round_ % 4):
+            await trio.lowlevel.checkpoint()
+        client.queue.read(limit(max_concurrency=4), GATEWAY, trio.current_time())
+        assert max(gaps(await answers(calls[:4]))) == 0
+
+
 async def test_shards_that_arrive_leave_or_ask_while_seats_move_have_their_places() -> None:
     """They move a hundred at a time, so most of them have not come when the others go on."""
     async with serving(token=True, interval=0.01) as client:

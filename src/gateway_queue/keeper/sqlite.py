@@ -353,7 +353,7 @@ def _examine(database: sqlite3.Connection) -> None:
 def _write_nothing(database: sqlite3.Connection) -> None:
     """Write to the file in the way a grant does, leaving nothing behind."""
     with _transaction(database):
-        database.execute("INSERT INTO grants VALUES ('', -1, 0, NULL, 0, 0)")
+        database.execute(RECORD, ("", -1, 0, json.dumps([Start(None, 0)])))
         database.execute("DELETE FROM grants WHERE bot = '' AND number = -1")
 
 

@@ -72,7 +72,13 @@ class Bucket:
         self._asleep = trio.CancelScope()
         self._asked_twice: set[int] = set()  # shards we have warned about
         self._due_at = math.inf  # when a grant was due, as of the last look
-        self.hand_in, self._arrivals = trio.open_memory_channel[Turn](math.inf)
+        self._unseated = 0  # arrivals; the channel does not count one that it is handing over
+        self._hand_in, self._arrivals = trio.open_memory_channel[Turn](math.inf)
+
+    def admit(self, turn: Turn) -> None:
+        """Take in an arrival, which is seated in a moment."""
+        self._unseated += 1
+        self._hand_in.send_nowait(turn)
 
     async def run(self) -> None:
         """Grant the next shard whenever that is allowed. Never returns."""
@@ -134,17 +140,14 @@ class Bucket:
         return min(self.line.forgets_at, at)
 
     def _take(self, turn: Turn) -> None:
+        self._unseated -= 1
         bucket = self._usher.seat(turn)
         if bucket is not self:  # a resize happened while the turn was in the channel
             bucket.look_again()
 
     def is_due(self, now: float) -> bool:
         """Whether it may grant if a start may be spent, and has no arrivals to seat first."""
-        return (
-            self.pace.ready_at <= now
-            and self.line.waiting > 0
-            and not self._arrivals.statistics().current_buffer_used
-        )
+        return self.pace.ready_at <= now and self.line.waiting > 0 and not self._unseated
 
     async def _grant(self, now: float) -> None:
         """Pick, record and hand over; it never waits, so no other task can run in between."""
@@ -185,9 +188,9 @@ class Bucket:
             self._asked_twice.add(shard)
             self._report(AskedTwice(shard, granted.client.peer, waiting.client.peer))
 
-    def next_who_is_here(self, now: float) -> Turn | None:
-        """The next turn whose client is still connected; clients that hung up are skipped."""
-        for _ in range(PORTION):
+    def next_who_is_here(self, now: float, at_most: int = PORTION) -> Turn | None:
+        """The next turn whose client is still connected, of so many; the others have left."""
+        for _ in range(at_most):
             turn = self.line.next(now)
             if turn is None or not turn.client.has_left():
                 return turn

@@ -6,7 +6,8 @@ calls for.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from heapq import nsmallest
+from itertools import count
 
 import trio
 
@@ -141,7 +142,7 @@ class Queue:
         if self._closed:
             turn.drop()
         else:
-            self.bucket_of(turn.shard).hand_in.send_nowait(turn)
+            self.bucket_of(turn.shard).admit(turn)
 
     def bucket_of(self, shard: int | None) -> Bucket:
         return self.buckets[self.layout.bucket_of(shard)]
@@ -261,14 +262,16 @@ class Queue:
     def grant_together(self, bucket: Bucket, now: float) -> None:
         """Grant the next in this bucket, which may do so, and in others that are due as well.
 
-        All are recorded in one write, before the first is handed over. The last starts go to
-        those who have waited longest.
+        All are recorded in one write, before the first is handed over. Those with the best
+        seats go first, if there are too many for one step, or for the starts that are left.
         """
-        others = (other for other in self.buckets if other is not bucket and other.is_due(now))
-        due = [bucket, *islice(others, TOGETHER - 1)]
-        picked = [(b, turn) for b in due if (turn := b.next_who_is_here(now))]
-        if len(picked) > (left := self.starts.left(now)):
-            picked = sorted(picked, key=lambda pick: pick[0].line.since(pick[1]))[:left]
+        if self._former:  # it is one of these, and not everybody has moved to today's
+            return
+        due = (b for b in self.buckets if b is bucket or b.is_due(now))
+        at_most = min(TOGETHER, self.starts.left(now))
+        first = nsmallest(at_most, due, key=lambda b: b.line.next_number(now))
+        each = PORTION // max(1, len(first))
+        picked = [(b, turn) for b in first if (turn := b.next_who_is_here(now, each))]
         if picked:
             numbers = self.starts.spend([Start(t.shard, b.index, t.confirm) for b, t in picked])
             for (b, turn), number in zip(picked, numbers, strict=False):

@@ -163,6 +163,11 @@ class Line(Generic[R]):
         self._rejoin(now)
         return self._by_seat[self._ready[0]].requests[-1] if self._ready else None
 
+    def next_number(self, now: float) -> float:
+        """The number of the best seat whose shard is eligible; inf if there is none."""
+        self._rejoin(now)
+        return self._ready[0] if self._ready else math.inf
+
     @property
     def next_at(self) -> float:
         """When the first waiting shard is eligible; -inf if one is already."""
