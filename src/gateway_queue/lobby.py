@@ -6,7 +6,7 @@ bots.
 """
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from enum import Enum, auto
 
 import structlog
@@ -40,10 +40,22 @@ class Lobby:
 
     def __init__(self) -> None:
         self.ending = False
-        self.guests = 0
+        self._here = 0
+        self._elsewhere = 0
         # By the bot's name, in order of arrival: whether the guest set `wait`.
         self._guests: dict[str, dict[trio.CancelScope, bool]] = {}
         self._warned: set[str] = set()
+
+    @property
+    def guests(self) -> int:
+        """How many requests wait for bots that do not exist."""
+        return self._here + self._elsewhere
+
+    def see_elsewhere(self, names: Collection[str]) -> None:
+        """Take note of all requests that other replicas hold, by the bots that they name."""
+        self._elsewhere = len(names)
+        for name in names:
+            self._warn(name)
 
     def standing(self, name: str) -> Standing:
         """The standing of a guest that must ask again: last, because guests have no seats."""
@@ -55,7 +67,7 @@ class Lobby:
     ) -> Outcome:
         """Wait for the bot with this name, until ``leaving`` returns or ``at_most`` s are over."""
         self._warn(name)
-        if self.guests >= MOST_GUESTS:
+        if self._here >= MOST_GUESTS:
             return Outcome.FULL
         patient = at_most is not None
         waiting = trio.CancelScope()
@@ -63,14 +75,14 @@ class Lobby:
             waiting.deadline = -math.inf if self.ending else trio.current_time() + at_most
         guests = self._guests.setdefault(name, {})
         guests[waiting] = patient
-        self.guests += 1
+        self._here += 1
         try:
             with waiting:
                 await leaving()
                 return Outcome.LEFT
             return Outcome.PUT_OFF if waiting in guests else Outcome.CALLED
         finally:
-            self.guests -= 1
+            self._here -= 1
             guests.pop(waiting, None)
             if not guests and self._guests.get(name) is guests:
                 del self._guests[name]

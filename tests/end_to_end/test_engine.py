@@ -81,6 +81,17 @@ async def test_news_go_on_where_those_before_are_lost(server: Server, engine: En
     assert after.entries == [(3, 3)]
 
 
+async def test_whoever_has_heard_more_than_there_is_begins_an_era(engine: Engine) -> None:
+    """The same Redis has an earlier state again."""
+    era, _ = await led(engine)
+    joined = await engine.join("two", era, events=1)
+    assert joined.era == era
+    assert (await engine.join("two", "another", events=2)).era == era
+    again = await engine.join("two", era, events=2)
+    assert again.era != era
+    assert again.term > joined.term
+
+
 async def test_a_version_that_keeps_its_state_differently_has_eras_of_its_own(
     server: Server, engine: Engine
 ) -> None:

@@ -209,6 +209,10 @@ async def test_several_bots_wait_side_by_side_at_all_replicas(
         waits = await stack.enter_async_context(connect(one))
         await waits.send("GET /bots/slow/?shard=0 HTTP/1.1", "Host: queue")
         await house.leader.logged("identify_queued", bot="slow", shard=0)
+        stranger = await stack.enter_async_context(connect(two))
+        await stranger.send("GET /bots/unknown/?shard=0 HTTP/1.1", "Host: queue")
+        await house.leader.logged("unknown_bot", bot="unknown")
+        assert (await page(one, "/status")).json()["unknown_bot_waiting"] == 1
         await house.leader.kill()
         await granted_to("quick", two, 3)
         await page_until(two, "/status", lambda page: waiting(page) == {"quick": 0, "slow": 1})
@@ -623,6 +627,8 @@ async def test_a_state_that_was_put_back_is_noticed(engine: Server) -> None:
         for replica in house.all:
             await replica.logged("replica_joins_again")
         answer = await granted(other, 2)
+        eras = {replica.logged_so_far("replica_joined")[-1]["era"] for replica in house.all}
+        assert eras != {house.leader.logged_so_far("replica_joined")[0]["era"]}
     assert answer.at - put_back_at > INTERVAL + 1.0  # and the window of a claim
 
 

@@ -5,7 +5,7 @@ client; when it is the shard's turn, that replica is offered the grant.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hmac import compare_digest
@@ -50,8 +50,16 @@ class Bots(Protocol):
     api_key: str | None
     pages: "Pages | None"
 
+    @property
+    def lobby(self) -> "Lobby": ...
     def find(self, name: str | None) -> Bot | None: ...
     def watched(self, name: str | None) -> "Watched | None": ...
+
+
+class Lobby(Protocol):
+    """Knows who waits for bots that do not exist."""
+
+    def see_elsewhere(self, names: Collection[str]) -> None: ...
 
 
 class Viewer(Protocol):
@@ -171,6 +179,7 @@ class Desk:
     def close(self) -> None:
         """The term is over: stop sending messages, and stop waiting for the outcome of offers."""
         self._over.set()
+        self._bots.lobby.see_elsewhere(())
         for who in list(self._viewers):
             self._leave(who)
         for offer in self._offers.values():
@@ -340,6 +349,7 @@ class Desk:
                 if self._bots.find(item[2]) is not None:
                     self._items.append((name, item))
             self._more.set()
+            self._bots.lobby.see_elsewhere([item[2] for item in self._strangers.values()])
             for name, box in list(self._boxes.items()):
                 is_silent = self.replica.is_silent(name, now)
                 if is_silent:
@@ -363,7 +373,9 @@ class Desk:
     async def _forget(self, name: str) -> None:
         for who in [who for who in self._viewers if who[0] == name]:
             self._leave(who)
-        self._boxes.pop(name, None)
+        if box := self._boxes.pop(name, None):  # it may have been back for a moment
+            for _, turn in list(box.turns.values()):
+                turn.end()
         if post := self._posts.pop(name, None):
             post.close()
         await self._try("bury", replica=name)

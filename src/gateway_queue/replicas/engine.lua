@@ -79,10 +79,13 @@ local function has_replicas()
   return not string.find(about, 'connected_slaves:0') or offset ~= '-1'
 end
 
--- {replica} -> the era, who leads, and the number of the last event.
+-- {replica, events: the number of the last that it has heard} -> the era, who leads, and the
+-- number of the last event. If there are fewer in its era, an earlier state was restored.
 function steps.join()
+  local events = tonumber(call('HGET', STATE, 'events')) or 0
+  local is_restored = era == state[2] and events < given.events
   era = state[2]
-  if not is_known then
+  if not is_known or is_restored then
     era = string.sub(run, 1, 10) .. '-' .. time[1] .. '-' .. time[2]
     -- Higher than all earlier ones, even if they were forgotten.
     local term = math.max((tonumber(state[3]) or 0) + 1, tonumber(time[1]))
@@ -102,7 +105,8 @@ function steps.join()
   }
 end
 
--- {replica} -> who leads, the number of the last event, and all heartbeats; `no` if this one was considered dead.
+-- {replica} -> who leads, the number of the last event, and all heartbeats; `no` if this one was
+-- considered dead.
 function steps.beat()
   if call('HEXISTS', BEATS, given.replica) == 0 then
     return { no = 'buried' }

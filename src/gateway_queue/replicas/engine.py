@@ -123,9 +123,9 @@ class Engine:
         ):
             yield cls(asker, reader, base, script)
 
-    async def join(self, replica: str) -> Joined:
-        """Become one of the replicas."""
-        return Joined(**await self._step("join", "", replica=replica))
+    async def join(self, replica: str, era: str = "", events: int = 0) -> Joined:
+        """Become one of the replicas, having heard so many events of an era."""
+        return Joined(**await self._step("join", era, replica=replica, events=events))
 
     async def beat(self, era: str, replica: str) -> Heard:
         """Show that this replica is alive. Raises BuriedError if it was considered dead."""

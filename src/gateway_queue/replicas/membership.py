@@ -179,7 +179,7 @@ class Replica:
         pause = FIRST_PAUSE
         while True:
             try:
-                joined = await self.engine.join(self.name)
+                joined = await self.engine.join(self.name, self.era, self._events)
                 break
             except EngineError as error:
                 self._note_fault(str(error))
