@@ -256,11 +256,6 @@ class Model:
         self.put("offers", **{given["offer"]: "withdrawn"})
         return {"taken": False}
 
-    def settle(self, given: Mapping[str, Any]) -> Any:
-        for offer in given["offers"]:
-            self.remove("offers", offer)
-        return {}
-
     def note(self, given: Mapping[str, Any]) -> Any:
         for key, fields in given["fields"].items():
             self.put(key, **fields)
@@ -269,6 +264,8 @@ class Model:
                 self.remove(key, field)
         for event in given["events"]:
             self.tell({"event": event})
+        for offer in given["settled"]:
+            self.remove("offers", offer)
         return {}
 
 
@@ -319,8 +316,8 @@ class Steps(RuleBasedStateMachine):
                 assert answer["taken"] == ((era, given["offer"]) in self.taken)
                 if not answer["taken"]:
                     self.withdrawn.add((era, given["offer"]))
-            case "settle":
-                settled = {(era, offer) for offer in given["offers"]}
+            case "note":
+                settled = {(era, offer) for offer in given["settled"]}
                 self.withdrawn -= settled
                 self.taken -= settled
         if command.step != "join":
@@ -407,7 +404,8 @@ class Steps(RuleBasedStateMachine):
 
     @rule(ages=two_ages, chosen=st.lists(grants, max_size=2))
     def settle(self, ages: Sequence[int], chosen: list[str]) -> None:
-        self.order("settle", ages, offers=[self.offer_of(ages, grant) for grant in chosen])
+        settled = [self.offer_of(ages, grant) for grant in chosen]
+        self.order("note", ages, fields={}, gone={}, events=[], settled=settled)
 
     @rule(
         ages=two_ages,
@@ -418,7 +416,8 @@ class Steps(RuleBasedStateMachine):
     def note(
         self, ages: Sequence[int], noted: dict[str, str], gone: list[str], events: list[str]
     ) -> None:
-        self.order("note", ages, fields={"seats": noted}, gone={"seats": gone}, events=events)
+        given = {"fields": {"seats": noted}, "gone": {"seats": gone}, "events": events}
+        self.order("note", ages, **given, settled=[])
 
     @rule(story=st.sampled_from(STORIES), grant=grants, replica=replicas)
     def go_through(self, story: Sequence[str], grant: str, replica: str) -> None:
