@@ -188,15 +188,25 @@ class Witness:
         return min(grant.at + self.rules.hold, confirmed_at)
 
     def _in_calm(self) -> Iterator[tuple[Grant, Grant | None]]:
-        """Who waited while nothing was wrong; and who came last of those granted before."""
+        """Who waited while nothing was wrong; and who came last of those granted before.
+
+        A client that comes back before its replica has said that it left is a second one of its
+        shard, whose place is left over for the next time. So that next time proves nothing.
+        """
         last: dict[int, Grant] = {}  # of each bucket
+        came_back: set[int] = set()
         for grant in sorted(self.grants, key=lambda grant: grant.at):
             bucket = grant.shard % self.most_buckets
             before = last.get(bucket)
             if grant.has_stayed and self._is_calm(grant.asked_at, grant.at):
                 yield grant, before
-            if before is None or before.asked_at < grant.asked_at:
+            is_later = before is None or before.asked_at < grant.asked_at
+            if is_later and grant.shard not in came_back:
                 last[bucket] = grant
+            if grant.has_stayed:
+                came_back.discard(grant.shard)
+            else:
+                came_back.add(grant.shard)
 
     def _is_calm(self, since: float, until: float) -> bool:
         """Whether nothing was wrong between these instants, nor shortly before.
