@@ -80,9 +80,10 @@ SCHEMA = GRANTS + ORDERS + FORGIVEN
 
 RECORD = """
 INSERT INTO grants
-SELECT ?1, ?2 + key, ?3, json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+SELECT :bot, :first + key, :now, json_extract(value, '$[0]'), json_extract(value, '$[1]'),
     json_extract(value, '$[2]')
-FROM json_each(?4) WHERE NOT EXISTS (SELECT 1 FROM grants WHERE bot = ?1 AND number >= ?2)
+FROM json_each(:starts) WHERE NOT EXISTS
+    (SELECT 1 FROM grants WHERE bot = :bot AND number >= :first)
 """
 
 
@@ -194,7 +195,7 @@ class SQLiteJournal:
             self._prune()
             # One statement, so that all are written or none, and the disk is asked once.
             written = self._database.execute(
-                RECORD, (self._bot, numbers[0], time.time(), json.dumps(starts))
+                RECORD, _row(self._bot, numbers[0], time.time(), starts)
             )
             if not written.rowcount:
                 raise JournalLostError(WRITTEN_BY_ANOTHER)
@@ -353,8 +354,13 @@ def _examine(database: sqlite3.Connection) -> None:
 def _write_nothing(database: sqlite3.Connection) -> None:
     """Write to the file in the way a grant does, leaving nothing behind."""
     with _transaction(database):
-        database.execute(RECORD, ("", -1, 0, json.dumps([Start(None, 0)])))
+        database.execute(RECORD, _row("", -1, 0.0, [Start(None, 0)]))
         database.execute("DELETE FROM grants WHERE bot = '' AND number = -1")
+
+
+def _row(bot: str, first: int, now: float, starts: Sequence[Start]) -> dict[str, object]:
+    """What `RECORD` is given."""
+    return {"bot": bot, "first": first, "now": now, "starts": json.dumps(starts)}
 
 
 @contextmanager
