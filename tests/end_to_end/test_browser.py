@@ -173,7 +173,7 @@ def picture(name: str, *, scheme: Literal["light", "dark"] = "light", height: in
 
 async def test_a_launch_is_watched_to_its_end() -> None:
     def begins(page: Page) -> None:
-        headline(page, re.compile(r"Everyone is in by \d\d:\d\d"))
+        headline(page, re.compile(r"Everyone is in by (\w{3} )?\d\d:\d\d"))
         expect(page.locator("#live")).to_have_text("Live")
         expect(page.locator("#shards-number")).to_have_text("2,000 in 16 buckets")
         expect(page).to_have_title(re.compile(r"wait, .* \u2013 Gateway Queue"))

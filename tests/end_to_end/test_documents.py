@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,7 @@ async def test_it_does_what_the_page_says(section: str, folder: Path) -> None:
             "PORT": free_port(),
             "GATEWAY_QUEUE_DISCORD_API": discord.api,
             "GATEWAY_QUEUE_INTERVAL": 0.2,
+            "TZ": in_the_morning(),
             "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
             "CURL_HOME": folder,
             **{
@@ -242,6 +244,14 @@ async def test_it_does_what_the_page_says(section: str, folder: Path) -> None:
                 await follow(step, folder, settings)
         assert server is not None
         await ctrl_c(server)
+
+
+def in_the_morning() -> str:
+    """A time zone in which it is between 8 and 9 now.
+
+    Near midnight, the name of a day stands before a time that is tomorrow.
+    """
+    return f"DAY{datetime.now(UTC).hour - 8:+d}"
 
 
 @asynccontextmanager
