@@ -1,5 +1,7 @@
 """Drives the app as Hypercorn does, without a socket, so that it runs on a mock clock."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import unquote
@@ -9,6 +11,7 @@ import trio
 from gateway_queue.bot import Bot
 from gateway_queue.http.app import App
 from gateway_queue.http.stack import Context
+from gateway_queue.http.wire import Due
 from gateway_queue.queue.queue import Queue
 
 
@@ -22,6 +25,10 @@ class Connection:
 
     def has_left(self) -> bool:
         return False
+
+    @contextmanager
+    def answering(self, _: Due) -> Iterator[None]:
+        yield
 
     def cut(self) -> None:
         self.was_cut = True

@@ -168,6 +168,7 @@ async def live(world: World, steps: list[Step], journal: Path) -> None:
         with trio.fail_after((len(present) + 2) * CONFIRM_HOLD):
             for call in present:
                 await call.ended.wait()
+                assert call.answer is not None
 
 
 async def take(step: Step, world: World, client: Client) -> None:

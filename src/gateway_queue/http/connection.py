@@ -24,7 +24,7 @@ from gateway_queue.http.head import Head, plain_head
 from gateway_queue.http.holding import hold
 from gateway_queue.http.http2 import Http2
 from gateway_queue.http.stack import IDLE_SECONDS, Context, HypercornConnection, PeerLeftError
-from gateway_queue.http.wire import PlainWire, Stream, TLSStream, TLSWire, Wire
+from gateway_queue.http.wire import Due, PlainWire, Stream, TLSStream, TLSWire, Wire
 
 log = structlog.get_logger()
 
@@ -132,15 +132,18 @@ class Connection:
 
     def hand_over(self, grant: int) -> bool:
         data = self._bytes(granted(grant))
-        self._rest = data[self._wire.send_now(data) :]
-        return not self._rest
+        taken = self._wire.send_now(data)
+        self._rest = data[taken:] if taken else b""
+        return taken == len(data)
 
     async def leaving(self) -> None:
         await self._wire.leaving()
 
-    async def answer(self, answer: Answer) -> None:
+    async def answer(self, answer: Answer, due: Due | None = None) -> None:
         """Send an answer, or the rest of the one already begun."""
-        await self._wire.send(self._rest or self._bytes(answer))
+        due = due or Due()
+        due.has_begun = bool(self._rest)
+        await self._wire.send(self._rest or self._bytes(answer), due)
         self._rest = b""
 
     def cut(self) -> None:

@@ -10,6 +10,7 @@ from gateway_queue.bots import Bots
 from gateway_queue.http.answers import Answer, granted, put_off
 from gateway_queue.http.asking import Ask
 from gateway_queue.http.guard import key_in
+from gateway_queue.http.wire import Due
 from gateway_queue.lobby import Outcome
 from gateway_queue.queue import turn
 from gateway_queue.queue.standing import standing_of
@@ -26,8 +27,8 @@ class Client(turn.Client, Protocol):
         """Return when the client has hung up."""
         ...
 
-    async def answer(self, answer: Answer) -> None:
-        """Send an answer to the client. Raises TooSlowError if it does not take it."""
+    async def answer(self, answer: Answer, due: Due | None = None) -> None:
+        """Send an answer to the client. Raises TooSlowError if it does not take it in time."""
         ...
 
     def cut(self) -> None:
@@ -104,14 +105,14 @@ async def _hold_for_leader(
         await turn.wait(client.leaving)
         standing = await doorman.standing_of(turn) if turn.was_put_off else None
         if turn.grant is not None and turn.handed_over is None:
-            # Whatever has not gone out by then never may. A process that was stopped meanwhile
-            # has not seen the deadline pass, so the clock is looked at, too.
-            if trio.current_time() > turn.answer_by:
-                turn.grant = None  # nothing has gone out, so it can be given back
-                return None
-            with trio.CancelScope(deadline=turn.answer_by) as answering:
-                await client.answer(granted(turn.grant))
-            if answering.cancelled_caught:
+            due = Due(turn.answer_by)
+            try:
+                with trio.fail_at(due.by):
+                    await client.answer(granted(turn.grant), due)
+            except trio.TooSlowError:
+                if due.has_begun:
+                    raise
+                turn.grant = None  # it is given back
                 return None
     if standing is not None:
         await client.answer(put_off(standing))

@@ -6,7 +6,9 @@ faults were found in Hypercorn 0.17 and 0.18 with h2 4.3 and 4.4 and priority 2.
 up again in the sources of Hypercorn 0.18.0 and h2 4.4.1.
 """
 
-from contextlib import suppress
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import trio
@@ -33,7 +35,9 @@ from hyperframe.exceptions import HyperframeError
 
 from gateway_queue.http.asking import has_body
 from gateway_queue.http.bodies import LONGEST_BODY
+from gateway_queue.http.stack import Timed
 from gateway_queue.http.streams import STREAMS_PER_CONNECTION, Connection, InTurn
+from gateway_queue.http.wire import Due
 
 # All requests of a connection may be cancelled twice within RESETS_SECONDS; more is a flood
 # (CVE-2023-44487).
@@ -70,6 +74,8 @@ class Http2(H2Protocol):
         self._resets = 0
         self._resets_since = 0.0
         self._bodies: dict[int, bytes] = {}  # received so far, by stream
+        self._dues: dict[int, Due] = {}  # of the answers that are being sent, by stream
+        self._by = math.inf  # when the bytes that are not yet flushed must have gone out
 
     async def initiate(self, headers: Headers | None = None, settings: bytes | None = None) -> None:
         """Begin, if it was an upgrade from HTTP/1.1 with the request that asked for it.
@@ -115,6 +121,8 @@ class Http2(H2Protocol):
         if not isinstance(event, Response):
             await super().stream_send(event)
             return
+        if not self._is_in_time(event.stream_id):
+            return
         status = (b":status", b"%d" % event.status_code)
         with suppress(ProtocolError):  # the stream has ended
             self.connection.send_headers(
@@ -136,6 +144,9 @@ class Http2(H2Protocol):
             room = max(0, min(room, self.connection.max_outbound_frame_size))
             data = bytes(buffer.buffer[:room])
             ends = buffer._complete and len(data) == len(buffer.buffer)  # noqa: SLF001
+            if (data or ends) and not self._is_in_time(stream_id):
+                self.priority.block(stream_id)
+                return
             if data or ends:
                 self.connection.send_data(stream_id, data, end_stream=ends)
         except ProtocolError:  # the stream or the connection has ended
@@ -150,6 +161,34 @@ class Http2(H2Protocol):
             await buffer.close()
         elif data:
             await buffer.pop(len(data))
+
+    @contextmanager
+    def answering(self, stream_id: int, due: Due) -> Iterator[None]:
+        """Send the answer to a request within this context, as long as it is in time."""
+        self._dues[stream_id] = due
+        try:
+            yield
+        finally:
+            del self._dues[stream_id]
+
+    def _is_in_time(self, stream_id: int) -> bool:
+        """Whether the stream may send; it is ended if its answer would be late."""
+        due = self._dues.get(stream_id)
+        if due is None:
+            return True
+        if due.is_over:
+            due.was_missed = True
+            self.cut(stream_id)
+            return False
+        due.has_begun = True
+        self._by = min(self._by, due.by)
+        return True
+
+    async def _flush(self) -> None:
+        """Send what there is to send, or end the connection if some of that would be late."""
+        due, self._by = Due(self._by), math.inf
+        if data := self.connection.data_to_send():
+            await self.send(Timed(data, due=due))
 
     async def _handle_events(self, events: list[H2Event]) -> None:
         """React to what the client sent.
@@ -282,6 +321,10 @@ class Line:
     def has_left(self) -> bool:
         """Whether the client has hung up, even if Hypercorn has not noticed yet."""
         return bool(self._connection.has_left())
+
+    def answering(self, due: Due) -> AbstractContextManager[None]:
+        """Send the answer within this context, as long as it is in time."""
+        return self._protocol.answering(self._stream_id, due)
 
     def cut(self) -> None:
         """End the stream at once, answered or not."""

@@ -29,7 +29,7 @@ from gateway_queue.http.guard import BEARER
 from gateway_queue.http.holding import hold
 from gateway_queue.http.problems import PROBLEM
 from gateway_queue.http.relay import is_relayed, relayed
-from gateway_queue.http.wire import patience
+from gateway_queue.http.wire import Due, patience
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
@@ -176,7 +176,8 @@ class _Client:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def answer(self, answer: Answer) -> None:
+    async def answer(self, answer: Answer, due: Due | None = None) -> None:
+        due = due or Due()
         too_slow = False
 
         def give_up() -> None:
@@ -185,14 +186,15 @@ class _Client:
             self._connection.cut()
 
         headers = list(answer.headers)
-        async with patience(ANSWER_SECONDS, give_up):
-            await self._send(
-                {"type": "http.response.start", "status": answer.status, "headers": headers}
-            )
-            await self._send(
-                {"type": "http.response.body", "body": answer.body, "more_body": False}
-            )
-        if too_slow:
+        with self._connection.answering(due):
+            async with patience(ANSWER_SECONDS, give_up):
+                await self._send(
+                    {"type": "http.response.start", "status": answer.status, "headers": headers}
+                )
+                await self._send(
+                    {"type": "http.response.body", "body": answer.body, "more_body": False}
+                )
+        if too_slow or due.was_missed:
             raise trio.TooSlowError
 
     def cut(self) -> None:

@@ -7,6 +7,7 @@ This module knows Hypercorn and nothing about the queue.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import trio
 from hypercorn.config import Config
@@ -18,7 +19,7 @@ from hypercorn.trio.worker_context import EventWrapper, WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 
 from gateway_queue.http.streams import STREAMS_PER_CONNECTION
-from gateway_queue.http.wire import MOST_BYTES_BEHIND, Stream, Wire
+from gateway_queue.http.wire import MOST_BYTES_BEHIND, Due, Stream, Wire
 
 # With Hypercorn's default of 1000, a client that asks for many shards on one connection is
 # cut off.
@@ -66,6 +67,13 @@ class _Ending(EventWrapper):
             scope.cancel()
 
 
+@dataclass(frozen=True)
+class Timed(RawData):
+    """Bytes that must have gone out by a time of their own."""
+
+    due: Due = field(default_factory=Due)
+
+
 class PeerLeftError(Exception):
     """The client hung up while its request waited."""
 
@@ -92,6 +100,7 @@ class HypercornConnection(TCPServer):
         own_state = ConnectionState({**state, "connection": self})
         super().__init__(app, config, context, own_state, stream)  # type: ignore[arg-type]
         self._wire = wire
+        self._due = Due()
         self._has_left = False
 
     @property
@@ -102,6 +111,15 @@ class HypercornConnection(TCPServer):
     def has_left(self) -> bool:
         """Whether the client has hung up, even if Hypercorn has not noticed yet."""
         return self._wire.has_left()
+
+    @contextmanager
+    def answering(self, due: Due) -> Iterator[None]:
+        """Send an answer within this context, as long as it is in time."""
+        self._due = due
+        try:
+            yield
+        finally:
+            self._due = Due()
 
     def cut(self) -> None:
         """Close the connection at once, answered or not.
@@ -158,9 +176,10 @@ class HypercornConnection(TCPServer):
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
+        due = event.due if isinstance(event, Timed) else self._due
         async with self.send_lock:
             try:
-                await self._wire.send(event.data)
+                await self._wire.send(event.data, due)
             except trio.TooSlowError:
                 self.cut()
                 await self.protocol.handle(Closed())

@@ -1,13 +1,16 @@
 """The bytes of one connection, plain or encrypted, for the short way.
 
 The `Reader` reads for plain wires. Writing to them does not block if the socket takes the
-bytes at once, so that a bucket can send its grant itself.
+bytes at once, so that a bucket can send its grant itself. All bytes of an answer are written by
+`PlainWire`, so this is where an answer that is too late is kept back.
 """
 
+import math
 import os
 import select
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -31,6 +34,23 @@ PARTS = 5
 
 TLSStream = trio.SSLStream[trio.SocketStream]
 Stream = trio.SocketStream | TLSStream
+
+
+@dataclass(slots=True)
+class Due:
+    """By when an answer must have gone out, and what became of it.
+
+    Whatever has not gone out by then never will. That is checked right before each write, because
+    a process that was stopped has not noticed its deadlines pass.
+    """
+
+    by: float = math.inf
+    has_begun: bool = False  # the client may have received some of it
+    was_missed: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return trio.current_time() >= self.by
 
 
 @asynccontextmanager
@@ -104,22 +124,31 @@ class PlainWire:
         except OSError:
             return len(data)
 
-    async def send(self, data: bytes) -> None:
+    async def send(self, data: bytes, due: Due) -> None:
         """Send everything, unless the client has hung up.
 
-        Raises TooSlowError if the client takes nothing for SEND_SECONDS.
+        Raises TooSlowError if it is too late, or if the client takes nothing for SEND_SECONDS.
         """
-        while data := data[self.send_now(data) :]:
-            await self._until_it_takes_more()
+        while not due.is_over:
+            taken = self.send_now(data)
+            due.has_begun = due.has_begun or taken > 0
+            data = data[taken:]
+            if not data:
+                return
+            if not await self._takes_more(due.by):
+                break
+        due.was_missed = True
+        raise trio.TooSlowError
 
-    async def _until_it_takes_more(self) -> None:
+    async def _takes_more(self, by: float) -> bool:
+        """Wait until the client takes more; False if it does not, or not in time."""
         for _ in range(PARTS):
-            deadline = trio.current_time() + SEND_SECONDS / PARTS
+            deadline = min(by, trio.current_time() + SEND_SECONDS / PARTS)
             with trio.CancelScope(shield=True, deadline=deadline):
                 with suppress(trio.ClosedResourceError):
                     await trio.lowlevel.wait_writable(self._socket.fileno())
-                return
-        raise trio.TooSlowError
+                return True
+        return False
 
     def read_with(self, reader: Reader) -> None:
         """From now on, let this Reader read."""
@@ -183,11 +212,18 @@ class PlainWire:
 class TLSWire:
     """The bytes in a TLS connection."""
 
-    __slots__ = ("_received", "_stream")
+    __slots__ = ("_encrypted", "_plain", "_received", "_stream")
 
     def __init__(self, stream: TLSStream) -> None:
+        self._plain = PlainWire(stream.transport_stream)
+        self._encrypted = _Encrypted(stream.transport_stream, self._plain)
         self._stream = stream
+        self._stream.transport_stream = self._encrypted  # type: ignore[assignment]
         self._received = b""
+
+    @property
+    def peer(self) -> str:
+        return self._plain.peer
 
     def take(self) -> bytes:
         data, self._received = self._received, b""
@@ -201,28 +237,24 @@ class TLSWire:
             self._received += data
 
     def has_left(self) -> bool:
-        return _has_hung_up(self._stream.transport_stream.socket)
+        return self._plain.has_left()
 
     def send_now(self, data: bytes) -> int:  # noqa: ARG002 - encrypting may have to wait
         return 0
 
-    async def send(self, data: bytes) -> None:
-        too_slow = False
-
-        def give_up() -> None:
-            nonlocal too_slow
-            too_slow = True
-            self.cut()
-
-        async with patience(SEND_SECONDS, give_up) as nursery:
-            nursery.cancel_scope.shield = True
-            with suppress(
+    async def send(self, data: bytes, due: Due) -> None:
+        self._encrypted.due = due
+        with (
+            trio.CancelScope(shield=True),
+            suppress(
                 trio.BrokenResourceError,
                 trio.ClosedResourceError,
                 trio.BusyResourceError,  # it is being closed
-            ):
-                await self._stream.send_all(data)
-        if too_slow:
+            ),
+        ):
+            await self._stream.send_all(data)
+        self._encrypted.due = Due()
+        if due.was_missed:
             raise trio.TooSlowError
 
     def read_with(self, reader: Reader) -> None:
@@ -232,7 +264,7 @@ class TLSWire:
         self._received = ahead + self._received
 
     def cut(self) -> None:
-        self._stream.transport_stream.socket.close()
+        self._plain.cut()
 
     async def _receive(self) -> bytes:
         try:
@@ -240,9 +272,33 @@ class TLSWire:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""
 
-    @property
-    def peer(self) -> str:
-        return _peer_of(self._stream.transport_stream.socket)
+
+class _Encrypted(trio.abc.Stream):
+    """The encrypted bytes of a TLS connection, which are written by a `PlainWire`."""
+
+    __slots__ = ("_plain", "_stream", "due", "socket")
+
+    def __init__(self, stream: trio.SocketStream, plain: PlainWire) -> None:
+        self.socket = stream.socket
+        self.due = Due()  # of the answer that is being sent
+        self._stream = stream
+        self._plain = plain
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._plain.send(bytes(data), self.due)
+        except trio.TooSlowError:
+            raise trio.BrokenResourceError from None
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 Wire = PlainWire | TLSWire

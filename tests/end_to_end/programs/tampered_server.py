@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from inspect import iscoroutinefunction
 from pkgutil import resolve_name
 from typing import Any
@@ -29,7 +29,6 @@ from gateway_queue.http import connection, head, request, stack, wire
 from gateway_queue.queue.queue import Queue
 from gateway_queue.queue.rules.line import Line
 from gateway_queue.queue.rules.pace import Pace
-from gateway_queue.queue.starts import Starts
 
 SABOTAGE = RuntimeError("sabotage")
 
@@ -119,12 +118,6 @@ def stops_itself() -> None:
     stops = [tuple(stop.split()) for stop in os.environ["STOPS"].split(",")]
     awaited: list[tuple[str, ...]] = []
     calls: Counter[str] = Counter()
-    spend = Starts.spend
-
-    def next_grant(*about: Any, **more: Any) -> Sequence[int]:
-        awaited[:] = [stops.pop(0)] if stops else []
-        calls.clear()
-        return spend(*about, **more)
 
     def stop_if_awaited(*stop: str) -> None:
         if stop in awaited:
@@ -132,32 +125,40 @@ def stops_itself() -> None:
             say("stopping")
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    def watch(step: str) -> None:
-        function = resolve_name(step)
+    @contextmanager
+    def counted(step: str) -> Iterator[None]:
+        calls[step] += 1
+        number = str(calls[step])
+        stop_if_awaited("before", step, number)
+        yield
+        stop_if_awaited("after", step, number)
 
-        @contextmanager
-        def calling() -> Iterator[None]:
-            calls[step] += 1
-            number = str(calls[step])
-            stop_if_awaited("before", step, number)
-            yield
-            stop_if_awaited("after", step, number)
+    @contextmanager
+    def next_grant(_: str) -> Iterator[None]:
+        awaited[:] = [stops.pop(0)] if stops else []
+        calls.clear()
+        yield
 
-        def call(*about: Any, **more: Any) -> Any:
-            with calling():
-                return function(*about, **more)
-
-        async def call_async(*about: Any, **more: Any) -> Any:
-            with calling():
-                return await function(*about, **more)
-
-        owner, _, name = step.rpartition(".")
-        instead = call_async if iscoroutinefunction(function) else call
-        patch.object(resolve_name(owner), name, instead).start()
-
-    patch.object(Starts, "spend", next_grant).start()
     for step in {step for _, step, _ in stops}:
-        watch(step)
+        call_within(counted, step)
+    call_within(next_grant, "gateway_queue.queue.starts:Starts.spend")
+    call_within(next_grant, "gateway_queue.replicas.doorman:Doorman._take")
+
+
+def call_within(context: Callable[[str], AbstractContextManager[None]], step: str) -> None:
+    function = resolve_name(step)
+
+    def call(*about: Any, **more: Any) -> Any:
+        with context(step):
+            return function(*about, **more)
+
+    async def call_async(*about: Any, **more: Any) -> Any:
+        with context(step):
+            return await function(*about, **more)
+
+    owner, _, name = step.rpartition(".")
+    instead = call_async if iscoroutinefunction(function) else call
+    patch.object(resolve_name(owner), name, instead).start()
 
 
 def sockets_take_little() -> None:
