@@ -11,7 +11,7 @@ import trio
 from gateway_queue.bot import Bot
 from gateway_queue.http.app import App
 from gateway_queue.http.stack import Context
-from gateway_queue.http.wire import Due
+from gateway_queue.http.wire import Channel, Due
 from gateway_queue.queue.queue import Queue
 
 
@@ -71,6 +71,7 @@ class Call:
     ) -> None:
         given = body
         path, _, query = target.partition("?")
+        channel: Channel = self.connection
         scope = {
             "type": "http",
             "http_version": "1.1",
@@ -83,7 +84,7 @@ class Call:
             "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 8000),
-            "state": {"connection": self.connection},
+            "state": {"connection": channel},
             "extensions": {},
         }
         body_sent = False

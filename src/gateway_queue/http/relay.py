@@ -5,6 +5,8 @@ alone, and the files of the dashboard, are answered here.
 """
 
 import base64
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -13,6 +15,7 @@ import trio
 from gateway_queue.http.answers import Answer
 from gateway_queue.http.asking import Problem
 from gateway_queue.http.problems import PROBLEM
+from gateway_queue.http.wire import Channel, Due
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, HTTPScope
@@ -63,6 +66,7 @@ async def page_for(app: "App", page: list[Any]) -> list[Any]:
     (method, target, query, peer), headers, body = page
     status, answered = 500, []
     parts: list[bytes] = []
+    channel: Channel = _Elsewhere(peer)
     sent = False
 
     async def receive() -> Any:
@@ -93,7 +97,7 @@ async def page_for(app: "App", page: list[Any]) -> list[Any]:
         "headers": [(n.encode("latin-1"), v.encode("latin-1")) for n, v in headers],
         "client": None,
         "server": None,
-        "state": {"connection": _Elsewhere(peer)},
+        "state": {"connection": channel},
         "extensions": {},
     }
     try:
@@ -104,14 +108,17 @@ async def page_for(app: "App", page: list[Any]) -> list[Any]:
     return [[status], answered, base64.b64encode(b"".join(parts)).decode()]
 
 
+@dataclass(frozen=True)
 class _Elsewhere:
     """The connection of a client that another replica has."""
 
-    def __init__(self, peer: str) -> None:
-        self.peer = peer
+    peer: str
 
     def has_left(self) -> bool:
         return False
+
+    def answering(self, due: Due) -> AbstractContextManager[None]:  # noqa: ARG002
+        return nullcontext()
 
     def cut(self) -> None:
         """That is up to the other replica."""

@@ -29,13 +29,12 @@ from gateway_queue.http.guard import BEARER
 from gateway_queue.http.holding import hold
 from gateway_queue.http.problems import PROBLEM
 from gateway_queue.http.relay import is_relayed, relayed
-from gateway_queue.http.wire import Due, patience
+from gateway_queue.http.wire import Channel, Due, patience
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
 
     from gateway_queue.http.app import App
-    from gateway_queue.http.http2 import Line
     from gateway_queue.http.stack import HypercornConnection
 
 log = structlog.get_logger()
@@ -95,8 +94,8 @@ class HTTPConnection(TrioASGIHTTPConnection):
             client.cut()  # otherwise Hypercorn, which may not have noticed, answers 500
 
     @property
-    def _connection(self) -> "HypercornConnection | Line":
-        return cast("HypercornConnection | Line", self.scope["state"]["connection"])
+    def _connection(self) -> Channel:
+        return cast("Channel", self.scope["state"]["connection"])
 
     async def _send_response(self, send: "ASGISendCallable", response: Any) -> None:
         """Send a page, shielded from cancellation.
@@ -159,8 +158,8 @@ class _Client:
         self._send = send
 
     @property
-    def _connection(self) -> "HypercornConnection | Line":
-        return cast("HypercornConnection | Line", self._state["connection"])
+    def _connection(self) -> Channel:
+        return cast("Channel", self._state["connection"])
 
     @property
     def peer(self) -> str:

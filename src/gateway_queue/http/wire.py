@@ -9,9 +9,9 @@ import math
 import os
 import select
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -51,6 +51,25 @@ class Due:
     @property
     def is_over(self) -> bool:
         return trio.current_time() >= self.by
+
+
+class Channel(Protocol):
+    """The connection of a request, as far as that may look at it and act on it."""
+
+    @property
+    def peer(self) -> str: ...
+
+    def has_left(self) -> bool:
+        """Whether the client has hung up."""
+        ...
+
+    def answering(self, due: Due) -> AbstractContextManager[None]:
+        """Send the answer within this context, as long as it is in time."""
+        ...
+
+    def cut(self) -> None:
+        """End it at once, answered or not."""
+        ...
 
 
 @asynccontextmanager
