@@ -15,20 +15,17 @@ import structlog
 import trio
 
 from gateway_queue.queue.bucket import PORTION
-from gateway_queue.queue.ledger import Fate, Member
+from gateway_queue.queue.ledger import Member
 from gateway_queue.queue.queue import Queue
-from gateway_queue.queue.rules.heard import WINDOW
 from gateway_queue.queue.standing import standing_of
 from gateway_queue.queue.turn import Turn
 from gateway_queue.replicas.engine import EngineError, EraOverError, TermOverError
 from gateway_queue.replicas.membership import BEAT, Replica
-from gateway_queue.replicas.post import AGAIN, NONE, Head, Item, Number, Post, digest, follows
+from gateway_queue.replicas.offers import Offers
+from gateway_queue.replicas.post import NONE, Head, Item, Number, Post, digest, follows
 from gateway_queue.watch.feed import FullError
 
 log = structlog.get_logger()
-
-# How long a replica has to take an offer, in seconds, before the next client is considered.
-OFFER = 0.75
 
 # Further requests for bots that do not exist are dropped: anybody can send them.
 MOST_GUESTS = 1_000
@@ -114,20 +111,6 @@ class VisitorsTurn(Turn):
 
 
 @dataclass(slots=True)
-class _Offer:
-    """A grant that was offered, until its outcome is known."""
-
-    taken_at: float | None = None
-    is_refused: bool = False
-    fate: Fate = "unknown"
-    news: trio.Event = field(default_factory=trio.Event)
-
-    def change(self) -> None:
-        self.news.set()
-        self.news = trio.Event()
-
-
-@dataclass(slots=True)
 class _Mailbox:
     """What a replica has sent: its turns by their requests, and the number of its last message."""
 
@@ -147,12 +130,11 @@ class Desk:
         self.term = term
         self.era = replica.era
         self.replica = replica
-        self.settled: list[str] = []  # offers that the engine may forget
+        self.offers = Offers(self._try)
         self._bots = bots
         self._boxes: defaultdict[str, _Mailbox] = defaultdict(_Mailbox)
         self._posts: dict[str, Post] = {}
         self._new_posts: deque[Post] = deque()
-        self._offers: dict[str, _Offer] = {}
         self._items: deque[tuple[str, Item]] = deque()
         self._viewers: dict[tuple[str, int], Viewer] = {}  # by their replicas and numbers
         # Requests for bots that do not exist, by their replicas and numbers.
@@ -182,8 +164,7 @@ class Desk:
         self._bots.lobby.see_elsewhere(())
         for who in list(self._viewers):
             self._leave(who)
-        for offer in self._offers.values():
-            offer.change()
+        self.offers.close()
 
     @property
     def is_over(self) -> bool:
@@ -208,21 +189,8 @@ class Desk:
     # What is heard --------------------------------------------------------------------
 
     def hear(self, event: dict[str, Any], now: float) -> None:
-        offer = self._offers.get(event.get("offer", ""))
-        match event["what"]:
-            case "taken" if offer is not None:
-                offer.taken_at = now
-            case "written":
-                if offer is None:
-                    self._end_late(event["offer"])
-                    return
-                offer.fate = "given"
-            case "given_back" if offer is not None:
-                offer.fate = "given_back"
-            case _:
-                return
-        assert offer is not None  # noqa: S101 - the cases above
-        offer.change()
+        if not self.offers.hear(event, now) and event["what"] == "written":
+            self._end_late(event["offer"])
 
     def read(self, sender: str, number: Number, items: Sequence[Item]) -> None:
         box = self._boxes[sender]
@@ -257,9 +225,7 @@ class Desk:
                 if request in box.turns:
                     box.turns[request][1].end()
             case ["refuse", name]:
-                if offer := self._offers.get(name):
-                    offer.is_refused = True
-                    offer.change()
+                self.offers.refuse(name)
             case ["stand", asked, request]:
                 self.say(sender, ["answer", asked, self._put_off(box, request)])
             case _:
@@ -402,40 +368,13 @@ class Desk:
             await trio.sleep(BEAT)
             return False
         turn.offer = name
-        offer = self._offers[name] = _Offer()
         replica = turn.client.replica
         entry = Head(self.replica.name, self.term, "doorman").message([item])
-        was_made = await self._try("offer", offer=name, to=replica, entry=entry) is not None
-        with trio.move_on_after(OFFER):
-            while offer.taken_at is None and not offer.is_refused and not self.is_over:
-                await offer.news.wait()
-        if offer.taken_at is not None:
-            return True
-        is_taken = await self._withdraw(name)
-        if is_taken:
-            with trio.move_on_after(WINDOW):
-                while offer.taken_at is None and not self.is_over:
-                    await offer.news.wait()
-            offer.taken_at = offer.taken_at or trio.current_time()
-            return True
-        if was_made:
-            self.settled.append(name)
-        del self._offers[name]
-        if not offer.is_refused and not self.is_over:
+        outcome = await self.offers.make(name, replica, entry)
+        if outcome == "ignored" and not self.is_over:
             log.warning("offer_not_taken", replica=replica, shard=turn.shard)
             await self._bury(self._boxes[replica])
-        return False
-
-    async def fate(self, name: str) -> Fate:
-        """The outcome of an offer that was taken."""
-        offer = self._offers[name]
-        assert offer.taken_at is not None  # noqa: S101 - the caller knows
-        with trio.CancelScope(deadline=offer.taken_at + WINDOW):
-            while offer.fate == "unknown" and not self.is_over:
-                await offer.news.wait()
-        del self._offers[name]
-        self.settled.append(name)
-        return offer.fate
+        return outcome == "taken"
 
     def _end_late(self, name: str) -> None:
         """End the turn of a grant that was given, although that became known too late."""
@@ -444,14 +383,6 @@ class Desk:
                 if turn.offer == name:
                     turn.end()
                     return
-
-    async def _withdraw(self, name: str) -> bool:
-        while not self.is_over:
-            answer = await self._try("withdraw", offer=name)
-            if answer is not None:
-                return bool(answer["taken"])
-            await trio.sleep(AGAIN)
-        return False
 
     async def _try(self, step: str, **given: Any) -> Any:
         """Execute a step; None if it is unknown whether that was done."""

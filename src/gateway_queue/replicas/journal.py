@@ -139,9 +139,9 @@ class Journals:
 
     async def _write(self) -> None:
         gone = {kind: sorted(fields) for kind, fields in self._gone.items() if fields}
-        settled = self.desk.settled
+        settled = self.desk.offers.pop_settled()
         given = {"fields": self._notes, "gone": gone, "events": self._events, "settled": settled}
-        self._notes, self._gone, self._events, self.desk.settled = {}, {}, [], []
+        self._notes, self._gone, self._events = {}, {}, []
         if not any(given.values()):
             return
         replica = self.desk.replica
@@ -287,7 +287,7 @@ class SharedJournal:
         return is_taken
 
     async def fate(self, number: int) -> Fate:
-        return await self._desk.fate(self._name(number))
+        return await self._desk.offers.fate(self._name(number))
 
     def opens_at(self, bucket: int, buckets: int, spacing: Spacing) -> float:
         # If there are rows, and none of them with `confirm`, no earlier grant had it either.
