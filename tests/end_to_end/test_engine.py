@@ -51,6 +51,35 @@ async def test_a_grant_of_which_a_part_is_lost_was_not_refused(
         await engine.step("withdraw", era, **leads, offer=OFFER["offer"])
 
 
+@pytest.mark.parametrize("lost", ["gq:grants:bot", "gq:numbers"])
+@pytest.mark.parametrize("step", ["lead", "take"])
+async def test_an_era_ends_where_its_grants_are_lost(
+    server: Server, engine: Engine, lost: str, step: str
+) -> None:
+    """Among them may be one with `confirm`, for which a new leader has to wait longer."""
+    era, leads = await led(engine)
+    await engine.step("offer", era, **leads, offer=OFFER["offer"], to="one", entry="{}")
+    await engine.step("take", era, **OFFER, number=1, row="[]", event="{}")
+    await engine.step("offer", era, **leads, offer="another", to="one", entry="{}")
+    async with server.client() as client:
+        await client.delete([lost])
+    given: dict[str, Any] = {**leads, "replica": "two", "settings": "{}"}
+    if step == "take":
+        given = {**OFFER, "offer": "another", "number": 2, "row": "[]", "event": "{}"}
+    with pytest.raises(EraOverError):
+        await engine.step(step, era, **given)
+    with pytest.raises(EraOverError):
+        await engine.beat(era, "one")
+
+    again = await engine.join("one")
+    assert again.era != era
+    leads = {"term": (await engine.lead(again.era, "one", again.term, "{}")).term}
+    await engine.step("offer", again.era, **leads, offer="third", to="one", entry="{}")
+    third = {**OFFER, "offer": "third"}
+    assert await engine.step("take", again.era, **third, number=2, row="[]", event="{}") == {}
+    await engine.lead(again.era, "one", leads["term"], "{}")
+
+
 async def test_an_offer_that_was_withdrawn_cannot_come_back(server: Server, engine: Engine) -> None:
     """Its withdrawal is lost, and then it is made, late."""
     era, leads = await led(engine)

@@ -63,6 +63,7 @@ recoveries = st.sampled_from([2, 2, 2, 1, 0])
 
 replicas = st.sampled_from(["one", "two"])
 grants = st.sampled_from(["bot 1", "bot 1", "bot 2", "robot 1"])
+BOTS = ("bot", "robot")
 numbers = st.integers(1, 3)
 
 # What becomes of an offer, each step by one who knows all. Chance alone hardly gets so far.
@@ -146,6 +147,8 @@ class Model:
         given = command.given
         if command.step == "join":
             return self.join(given["replica"], answer, held)
+        if self.are_lost(command):
+            self.remove("state", "run")
         if command.era != self.era:
             return EraOverError
         term = int(self.of("state")["term"])
@@ -158,6 +161,17 @@ class Model:
                 return self.take(given, held)
             case step:
                 return getattr(self, step)(given)
+
+    def are_lost(self, command: Command) -> bool:
+        """Whether a step is the first to find that grants of this era are gone."""
+        given = command.given
+        if command.era != self.era or command.step not in {"lead", "take"}:
+            return False
+        granted = [bot for bot in BOTS if self.of("state").get(f"grants:{bot}") == self.era]
+        lost = {b for b in granted if f"grants:{b}" not in self.held or b not in self.of("numbers")}
+        if command.step == "lead":
+            return bool(lost) and int(self.of("state")["term"]) == given["term"]
+        return given["bot"] in lost and self.of("offers").get(given["offer"]) == "open"
 
     def join(self, replica: str, answer: Any, held: Held) -> Any:
         if self.era is None:
@@ -238,6 +252,7 @@ class Model:
         self.held.setdefault(grants, {})[row] = json.loads(given["row"])
         self.put("offers", **{given["offer"]: row})
         self.put("numbers", **{given["bot"]: given["number"]})
+        self.put("state", **{grants: self.era})
         return self.tell(given)
 
     def resign(self, given: Mapping[str, Any]) -> Any:
@@ -291,7 +306,7 @@ class Steps(RuleBasedStateMachine):
         assert answer == self.model.answer(command, answer, held)
         assert held == self.model.held
         if isinstance(answer, type) or "no" in answer:
-            assert held == before
+            assert held == before or self.model.era is None
         else:
             self.remember(command, answer, before, held)
         self.sent.append(command)

@@ -9,7 +9,7 @@
 local base, step, era = KEYS[1], ARGV[1], ARGV[2]
 local given = cjson.decode(ARGV[3])
 
-local STATE = base .. ':state'        -- run, era, term, leader, settings; see also `number`
+local STATE = base .. ':state'        -- run, era, term, leader, settings; see `number`, `are_lost`
 local BEATS = base .. ':beats'        -- replica: the number of its heartbeats
 local OFFERS = base .. ':offers'      -- era; each unsettled offer: open, withdrawn, or its row
 local NUMBERS = base .. ':numbers'    -- bot: the number of its latest grant
@@ -72,6 +72,18 @@ local is_known = state[1] == run and state[2] and call('HGET', OFFERS, 'era') ==
 
 local steps = {}
 
+-- Whether a bot was granted in this era, and its grants or their number are gone. Whoever leads next
+-- would not know that one of them was with `confirm`, or which of Discord's limits they used up.
+local function are_lost(bot)
+  return call('HGET', STATE, 'grants:' .. bot) == era
+    and (call('EXISTS', GRANTS .. bot) == 0 or call('HEXISTS', NUMBERS, bot) == 0)
+end
+
+local function end_era()
+  call('HDEL', STATE, 'run')
+  return { no = 'era' }
+end
+
 -- Whether this server has replicas, or used to be one.
 local function has_replicas()
   local about = call('INFO', 'replication')
@@ -130,6 +142,13 @@ function steps.lead()
   if tonumber(call('HGET', STATE, 'term')) ~= given.term then
     return { no = 'term' }
   end
+  local fields = call('HGETALL', STATE)
+  for at = 1, #fields, 2 do
+    local bot = string.match(fields[at], '^grants:(.*)$')
+    if bot and are_lost(bot) then
+      return end_era()
+    end
+  end
   local term = given.term + 1
   call('HSET', STATE, 'term', term, 'leader', given.replica, 'settings', given.settings)
   call('DEL', OFFERS)
@@ -176,10 +195,14 @@ function steps.take()
   if call('HGET', OFFERS, given.offer) ~= OPEN then
     return { no = 'offer' }
   end
+  if are_lost(given.bot) then
+    return end_era()
+  end
   local grants = GRANTS .. given.bot
   local row = call('XADD', grants, 'MINID', '~', time[1] * 1000 - DAY, '*', 'row', given.row)
   call('HSET', OFFERS, given.offer, row)
   call('HSET', NUMBERS, given.bot, given.number)
+  call('HSET', STATE, 'grants:' .. given.bot, era)
   tell(given.event)
   return {}
 end
