@@ -128,6 +128,7 @@ class Http2(H2Protocol):
             self.connection.send_headers(
                 event.stream_id, [status, *event.headers, *self.config.response_headers("h2")]
             )
+            self._has_begun(event.stream_id)
 
     async def _send_data(self, stream_id: int) -> None:
         """Send as much as the client takes, and the end together with the last part.
@@ -149,6 +150,7 @@ class Http2(H2Protocol):
                 return
             if data or ends:
                 self.connection.send_data(stream_id, data, end_stream=ends)
+                self._has_begun(stream_id)
         except ProtocolError:  # the stream or the connection has ended
             data, ends = b"", True
         if ends:
@@ -174,15 +176,17 @@ class Http2(H2Protocol):
     def _is_in_time(self, stream_id: int) -> bool:
         """Whether the stream may send; it is ended if its answer would be late."""
         due = self._dues.get(stream_id)
-        if due is None:
+        if due is None or not due.is_over:
             return True
-        if due.is_over:
-            due.was_missed = True
-            self.cut(stream_id)
-            return False
-        due.has_begun = True
-        self._by = min(self._by, due.by)
-        return True
+        due.was_missed = True
+        self.cut(stream_id)
+        return False
+
+    def _has_begun(self, stream_id: int) -> None:
+        """Note that the next flush sends something of an answer."""
+        if due := self._dues.get(stream_id):
+            due.has_begun = True
+            self._by = min(self._by, due.by)
 
     async def _flush(self) -> None:
         """Send what there is to send, or end the connection if some of that would be late."""

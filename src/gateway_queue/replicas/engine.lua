@@ -72,8 +72,9 @@ local is_known = state[1] == run and state[2] and call('HGET', OFFERS, 'era') ==
 
 local steps = {}
 
--- Whether a bot was granted in this era, and its grants or their number are gone. Whoever leads next
--- would not know that one of them was with `confirm`, or which of Discord's limits they used up.
+-- Whether a bot was granted in this era, and its grants or their number are gone. Whoever leads
+-- next would not know that one of them was with `confirm`, or how many of Discord's session starts
+-- they used up.
 local function are_lost(bot)
   return call('HGET', STATE, 'grants:' .. bot) == era
     and (call('EXISTS', GRANTS .. bot) == 0 or call('HEXISTS', NUMBERS, bot) == 0)
