@@ -22,8 +22,10 @@ from gateway_queue.settings import describe
 yaml = pytest.importorskip("yaml")
 
 ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DEPLOY = ROOT / "deploy"
 PAGE = ROOT / "docs" / "deploy.md"
+ALERTS = ROOT / "docs" / "alerts.md"
 DOCKERFILE = ROOT / "Dockerfile"
 COMPOSE = ROOT / "compose.yaml"
 COMPOSE_REPLICAS = ROOT / "compose.replicas.yaml"
@@ -116,8 +118,7 @@ def test_the_journal_is_on_a_volume_of_the_user_who_writes_it() -> None:
 
 
 def test_the_image_has_what_each_setting_needs() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
+    extras = PROJECT["optional-dependencies"]
 
     assert f'".[{",".join(extras)}]"' in DOCKERFILE.read_text()
 
@@ -320,6 +321,22 @@ def test_kustomize_puts_it_all_together(tmp_path: Path) -> None:
     secret = kinds["Secret"]["metadata"]["name"]
     assert kinds.keys() == ours | {"NetworkPolicy", "ServiceMonitor", "Secret"}
     assert secret in [volume.get("secret", {}).get("secretName") for volume in volumes]
+
+
+# Prometheus
+
+
+def test_each_alert_leads_to_its_section() -> None:
+    (group,) = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+    page = f"{PROJECT['urls']['Documentation']}alerts.html"
+    sections = re.findall(
+        r"^## (GatewayQueue\w+)\n\n\*\*(\w+)\*\*: ", ALERTS.read_text(), re.MULTILINE
+    )
+
+    assert [
+        (rule["alert"], rule["labels"]["severity"], rule["annotations"].get("runbook_url"))
+        for rule in group["rules"]
+    ] == [(name, severity, f"{page}#{name.lower()}") for name, severity in sections]
 
 
 # systemd
