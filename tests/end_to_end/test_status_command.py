@@ -386,11 +386,21 @@ async def test_the_help_of_all_names_it() -> None:
     assert max(len(line) for line in words.splitlines()) <= 80
 
 
-async def test_a_command_that_there_is_not() -> None:
-    code, words = await command(*SERVER, "statsu")
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        (["statsu"], "No such command 'statsu'. Did you mean 'status'?"),
+        (["serve"], "No such command 'serve'."),
+        (["status", "--jsn"], "No such option '--jsn'. Did you mean '--json'?"),
+    ],
+)
+async def test_a_mistyped_word_is_answered_with_what_was_meant(
+    typed: list[str], answer: str
+) -> None:
+    code, words = await command(*SERVER, *typed)
 
     assert code == 2
-    assert "No such command 'statsu'" in words
+    assert words.endswith(answer)
 
 
 async def test_a_wrong_setting_is_named() -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib import import_module
 from typing import cast
 
@@ -34,6 +35,18 @@ class Commands(click.Group):
             return None
         module = import_module(f"gateway_queue.cli.{COMMANDS[cmd_name]}")
         return cast("click.Command", getattr(module, cmd_name))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            # Click itself suggests options, but only commands that are loaded.
+            if nearest := get_close_matches(args[0], COMMANDS, n=1):
+                hint = f"{error.message} Did you mean {nearest[0]!r}?"
+                raise click.UsageError(hint, ctx) from None
+            raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.format_commands(ctx, formatter)
