@@ -71,6 +71,11 @@ class Bots:
         """The bot with this name; None stands for the default bot."""
         return self.by_name.get(DEFAULT if name is None else name)
 
+    def of(self, application: str) -> Bot | None:
+        """The bot with this application id."""
+        bots = self.by_name.values()
+        return next((bot for bot in bots if bot.application == application), None)
+
     def watched(self, name: str | None) -> Feed | BotsFeed | None:
         """What is shown of this bot, or of all where there are several and none is named."""
         if self.several and name is None:

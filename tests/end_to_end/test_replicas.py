@@ -21,7 +21,7 @@ from fake_discord import fake_discord
 from harness import DEFAULTS, Program, run_server, running, running_server, server_with
 from instants import EXACT, dial, logged_at
 from patience import PATIENCE
-from raw import Answer, Client, answer_of, connect, tampered_server
+from raw import Answer, Client, answer_of, connect, connect_http2, tampered_server
 
 from gateway_queue.replicas.engine import Engine, EngineError
 
@@ -265,6 +265,32 @@ async def test_who_is_granted_as_the_leader_is_killed_has_no_place_afterwards(
         await granted(other, 0)  # after an interval, so its place has been noted
         await house.leader.kill()
         await other.logged("leading")
+        async with asking(other, other, 0):  # which is not said to return
+            pass
+
+
+async def test_who_is_granted_while_another_comes_to_lead_has_no_place_afterwards(
+    engine: Server,
+) -> None:
+    seats = {"GATEWAY_QUEUE_SEAT_TTL": 600}
+    changes = "grants_are_handed_over_late,answers_must_be_taken_late"
+    async with (
+        replicas(engine, 1, **seats) as house,
+        tampered_server(changes, **settings_of(engine, **seats)) as other,
+        connect_http2(other, window=0) as client,
+    ):
+        await other.logged("replica_joined")
+        grant = await client.ask("/?shard=0")
+        await client.answer_begun(grant)
+        house.leader.process.terminate()
+        await other.logged("leading")
+        async with asking(other, other, 1) as later:
+            client.protocol.increment_flow_control_window(1_000, grant)
+            await client.flush()
+            assert (await client.answers([grant]))[0].is_grant
+            # Anybody who is believed to have waited for longer would go first.
+            assert (await later.answer()).is_grant
+        await page_until(other, "/status", lambda answer: not answer.json()["away"])
         async with asking(other, other, 0):  # which is not said to return
             pass
 

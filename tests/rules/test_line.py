@@ -146,6 +146,13 @@ class AnyOrder(RuleBasedStateMachine):
         for line in self.lines:
             line.forget(self.now)
 
+    @rule(shard=st.integers(0, 2))
+    def forget_absent(self, shard: int) -> None:
+        if seats := self.model.get(shard):
+            seats.numbers = [number for number, _ in seats.taken]
+        self.move.fetch(shard)
+        self.line_of(shard).forget_absent(shard)
+
     @rule(layout=layouts)
     def resize(self, layout: Layout) -> None:
         self.some_come(10**6)

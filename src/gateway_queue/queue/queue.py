@@ -152,6 +152,11 @@ class Queue:
         self._move.fetch(shard)
         return self.bucket_of(shard).line.of(shard)
 
+    def forget_absent(self, shard: int) -> None:
+        """Forget the seats that clients of a shard have left."""
+        self._move.fetch(shard)
+        self.bucket_of(shard).line.forget_absent(shard)
+
     def read(self, limit: SessionStartLimit, gateway: Gateway, sent_at: float) -> None:
         """Take Discord's answer to a request that was sent at ``sent_at``."""
         self.gateway = gateway

@@ -50,6 +50,7 @@ class Bots(Protocol):
     @property
     def lobby(self) -> "Lobby": ...
     def find(self, name: str | None) -> Bot | None: ...
+    def of(self, application: str) -> Bot | None: ...
     def watched(self, name: str | None) -> "Watched | None": ...
 
 
@@ -190,7 +191,9 @@ class Desk:
 
     def hear(self, event: dict[str, Any], now: float) -> None:
         if not self.offers.hear(event, now) and event["what"] == "written":
-            self._end_late(event["offer"])
+            turns = (turn for box in self._boxes.values() for _, turn in box.turns.values())
+            turn = next((turn for turn in turns if turn.offer == event["offer"]), None)
+            self._end_late(turn, *event["for"])
 
     def read(self, sender: str, number: Number, items: Sequence[Item]) -> None:
         box = self._boxes[sender]
@@ -224,6 +227,10 @@ class Desk:
                 self._strangers.pop((sender, request), None)
                 if request in box.turns:
                     box.turns[request][1].end()
+            case ["granted", request, application, shard]:
+                _, turn = box.turns.get(request, (None, None))
+                if turn is None or not self.offers.has(turn.offer):
+                    self._end_late(turn, application, shard)
             case ["refuse", name]:
                 self.offers.refuse(name)
             case ["stand", asked, request]:
@@ -376,13 +383,13 @@ class Desk:
             await self._bury(self._boxes[replica])
         return outcome == "taken"
 
-    def _end_late(self, name: str) -> None:
-        """End the turn of a grant that was given, although that became known too late."""
-        for box in self._boxes.values():
-            for _, turn in list(box.turns.values()):
-                if turn.offer == name:
-                    turn.end()
-                    return
+    def _end_late(self, turn: Turn | None, application: str, shard: int | None) -> None:
+        """End a turn that was granted, which became known late or in a later term."""
+        if turn is not None:
+            turn.end()
+        bot = self._bots.of(application)
+        if bot is not None and shard is not None:
+            bot.queue.forget_absent(shard)
 
     async def _try(self, step: str, **given: Any) -> Any:
         """Execute a step; None if it is unknown whether that was done."""

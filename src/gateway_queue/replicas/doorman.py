@@ -48,7 +48,7 @@ class Offer:
 
     def event(self, what: str) -> str:
         told = {"what": what, "offer": self.name, "about": self.about, "seconds": self.seconds}
-        return json.dumps(told)
+        return json.dumps({**told, "for": [self.about[0], self.shard]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,7 @@ class Doorman:
         self._post: Post | None = None  # None: nobody leads
         self._last_read = "", NONE  # the leader who said something last, and its number
         self._taking: set[int] = set()  # requests whose offer is being taken
+        self._told_again: set[int] = set()  # requests that the leader may hear of late
         self._asked: dict[int, _Answered] = {}  # questions to the leader, by their numbers
         self._given: dict[Turn, trio.Event] = {}  # grants that the client's own task hands over
         self._offers, self._offered = trio.open_memory_channel[Offer](math.inf)
@@ -257,7 +258,8 @@ class Doorman:
     def _tell_all(self) -> None:
         """Tell whom this replica holds; if nobody leads, whoever comes to lead is told."""
         if self._post is not None:
-            for _, ask in self._held.values():
+            for request, (_, ask) in self._held.items():
+                self._told_again.add(request)
                 self._post.put(ask())
 
     async def _ask(self, what: str, *given: Any) -> Any:
@@ -281,8 +283,10 @@ class Doorman:
         del self._held[request]
         if turn in self._given:
             self._given[turn].set()
-        if turn.grant is None and self._post is not None:
-            self._post.put(["leave", request])
+        if turn.grant is None:
+            self._told_again.discard(request)
+            if self._post is not None:
+                self._post.put(["leave", request])
 
     async def _take_offers(self, nursery: trio.Nursery) -> None:
         async for offer in self._offered:
@@ -294,7 +298,7 @@ class Doorman:
         if turn is None:
             if self._post is not None:
                 if offer.request not in self._held:
-                    # The leader believes it is: it was told again while this was being granted.
+                    # The leader believes it is: it heard too late that this was granted.
                     self._post.put(["leave", offer.request])
                 self._post.put(["refuse", offer.name])
             return
@@ -350,6 +354,10 @@ class Doorman:
         del self._given[turn]
         if turn.grant is None:
             return False
+        if offer.request in self._told_again:
+            self._told_again.remove(offer.request)
+            if self._post is not None:
+                self._post.put(["granted", offer.request, offer.about[0], offer.shard])
         await self._tell("tell", offer, "written")
         return True
 

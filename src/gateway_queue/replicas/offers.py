@@ -52,6 +52,10 @@ class Offers:
         settled, self._settled = self._settled, []
         return settled
 
+    def has(self, name: str) -> bool:
+        """Whether the outcome of an offer is still waited for."""
+        return name in self._offers
+
     def hear(self, event: dict[str, Any], now: float) -> bool:
         """Handle an event; False if it is about an offer that is not waited for."""
         offer = self._offers.get(event.get("offer", ""))

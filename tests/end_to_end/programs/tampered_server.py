@@ -54,6 +54,11 @@ def replicas_are_forgotten_soon() -> None:
     patch("gateway_queue.replicas.post.QUIET", 0.1).start()
 
 
+def grants_are_handed_over_late() -> None:
+    """By a replica, up to a minute after it began to take them."""
+    patch("gateway_queue.replicas.doorman.WINDOW", 60.0).start()
+
+
 def bucket_crashes() -> None:
     """At its first grant."""
     patch.object(Line, "grant", side_effect=SABOTAGE).start()

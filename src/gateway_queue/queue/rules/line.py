@@ -198,11 +198,19 @@ class Line(Generic[R]):
         for place in list(islice(self._absent.values(), FORGET_AT_ONCE)):
             if place.left_at + self._seat_ttl > now:
                 break
-            del self._absent[place.key]
-            self._seats -= len(place.seats) - len(place.requests)
-            place.seats = place.taken
-            if not place.seats:
-                del self._places[place.key]
+            self._forget(place)
+
+    def forget_absent(self, shard: int) -> None:
+        """Remove a shard's absent seats."""
+        if (place := self._absent.get(shard)) is not None:
+            self._forget(place)
+
+    def _forget(self, place: Place[R]) -> None:
+        del self._absent[place.key]
+        self._seats -= len(place.seats) - len(place.requests)
+        place.seats = place.taken
+        if not place.seats:
+            del self._places[place.key]
 
     @property
     def forgets_at(self) -> float:
