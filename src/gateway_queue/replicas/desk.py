@@ -191,9 +191,8 @@ class Desk:
 
     def hear(self, event: dict[str, Any], now: float) -> None:
         if not self.offers.hear(event, now) and event["what"] == "written":
-            turns = (turn for box in self._boxes.values() for _, turn in box.turns.values())
-            turn = next((turn for turn in turns if turn.offer == event["offer"]), None)
-            self._end_late(turn, *event["for"])
+            replica, request = event["held"]
+            self._end_late(replica, request, event["about"][0], event["shard"])
 
     def read(self, sender: str, number: Number, items: Sequence[Item]) -> None:
         box = self._boxes[sender]
@@ -228,9 +227,7 @@ class Desk:
                 if request in box.turns:
                     box.turns[request][1].end()
             case ["granted", request, application, shard]:
-                _, turn = box.turns.get(request, (None, None))
-                if turn is None or not self.offers.has(turn.offer):
-                    self._end_late(turn, application, shard)
+                self._end_late(sender, request, application, shard)
             case ["refuse", name]:
                 self.offers.refuse(name)
             case ["stand", asked, request]:
@@ -383,9 +380,16 @@ class Desk:
             await self._bury(self._boxes[replica])
         return outcome == "taken"
 
-    def _end_late(self, turn: Turn | None, application: str, shard: int | None) -> None:
-        """End a turn that was granted, which became known late or in a later term."""
-        if turn is not None:
+    def _end_late(self, replica: str, request: int, application: str, shard: int | None) -> None:
+        """End a turn that was granted, and its place, unless that is still waited for.
+
+        It became known late, or was granted in an earlier term.
+        """
+        box = self._boxes.get(replica)
+        if box is not None and request in box.turns:
+            _, turn = box.turns[request]
+            if self.offers.has(turn.offer):
+                return
             turn.end()
         bot = self._bots.of(application)
         if bot is not None and shard is not None:

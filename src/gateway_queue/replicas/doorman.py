@@ -46,9 +46,10 @@ class Offer:
     def number(self) -> int:
         return self.about[3]
 
-    def event(self, what: str) -> str:
+    def event(self, what: str, replica: str) -> str:
+        """What its replica, which has this name, tells all others of it."""
         told = {"what": what, "offer": self.name, "about": self.about, "seconds": self.seconds}
-        return json.dumps({**told, "for": [self.about[0], self.shard]})
+        return json.dumps({**told, "shard": self.shard, "held": [replica, self.request]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +330,7 @@ class Doorman:
         given = {"bot": bot, "number": number, "offer": offer.name, "row": row}
         try:
             answer = await self._replica.engine.step(
-                "take", self._replica.era, event=offer.event("taken"), **given
+                "take", self._replica.era, event=offer.event("taken", self.name), **given
             )
         except EngineError:
             return None
@@ -367,7 +368,7 @@ class Doorman:
         while True:
             try:
                 await self._replica.engine.step(
-                    step, era, offer=offer.name, event=offer.event(what), **given
+                    step, era, offer=offer.name, event=offer.event(what, self.name), **given
                 )
             except EngineError:
                 await trio.sleep(AGAIN)
