@@ -16,6 +16,7 @@ from encrypted import Identity, connected, connected_http2
 from engines import INSTALLED, Server, servers
 from harness import Program
 from raw import tampered_server
+from steps import SEND, SEND_NOW, SEND_STREAM, SEND_TLS
 
 from gateway_queue.queue.rules.heard import WINDOW
 
@@ -23,12 +24,6 @@ pytestmark = pytest.mark.skipif(not INSTALLED, reason="neither Redis nor Valkey 
 
 INTERVAL = 0.2
 SECONDS = WINDOW + 0.3  # of a stop
-
-# The steps of an answer.
-SEND_NOW = "gateway_queue.http.wire:PlainWire.send_now"
-SEND = "gateway_queue.http.wire:PlainWire.send"
-SEND_TLS = "gateway_queue.http.wire:TLSWire.send"
-SEND_STREAM = "gateway_queue.http.http2:Http2._send_data"
 
 # When to stop, on each way.
 STOPS = {

@@ -18,18 +18,13 @@ from encrypted import Identity, connected, connected_http2, encrypt
 from harness import Program, running_server
 from instants import StampedStream
 from raw import Answer, Client, connect_http2, tampered_server
+from steps import RECORD, SEND, SEND_NOW, SEND_TLS
 
 INTERVAL = 0.2
 SECONDS = 0.6  # of a stop; a client of these servers has 0.3 to take its answer
 LONG = 6.0  # seconds of a stop where a client has 5
 LATER = 0.5  # seconds after it, in which the client goes on as well
 STUCK = 1.5  # seconds, in which a server asks and answers hundreds of times
-
-# The steps of an answer.
-RECORD = "gateway_queue.keeper.sqlite:SQLiteJournal.record"
-SEND_NOW = "gateway_queue.http.wire:PlainWire.send_now"
-SEND = "gateway_queue.http.wire:PlainWire.send"
-SEND_TLS = "gateway_queue.http.wire:TLSWire.send"
 
 # When to stop, on each way.
 STOPS = {

@@ -151,6 +151,7 @@ def stops_itself() -> None:
 
 
 def call_within(context: Callable[[str], AbstractContextManager[None]], step: str) -> None:
+    """Have a function, which may be async, called in a context that is given its name."""
     function = resolve_name(step)
 
     def call(*about: Any, **more: Any) -> Any:
